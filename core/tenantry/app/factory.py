@@ -44,8 +44,8 @@ class TenantSessions(SecureCookieSessionInterface):
     """Flask's signed cookie sessions, confined to one tenant.
 
     The path of the session cookie is the root path of the request, because a proxy in front can add
-    a prefix. The salt of the cookie's signature contains the tenant's name. Therefore a tenant
-    rejects sessions of other tenants, even of a tenant with the same secret key.
+    a prefix. The salt of the cookie's signature contains the tenant's name, so a tenant rejects the
+    sessions of all other tenants, even if two tenants have the same secret key.
     """
 
     def __init__(self, tenant: str) -> None:
@@ -79,7 +79,7 @@ class LazyAborter(Aborter):
         mapping: dict[int, type[HTTPException]] | None = None,
         extra: dict[int, type[HTTPException]] | None = None,
     ) -> None:
-        """Store the arguments for the map of exceptions."""
+        """Store the arguments, and build the map of exceptions later."""
         self._given = mapping, extra
 
     @cached_property
@@ -89,7 +89,7 @@ class LazyAborter(Aborter):
 
 
 class TenantRequest(Request):
-    """A Flask request that skips the check of the host name if the host has already done it."""
+    """A Flask request whose host name Flask checks only if the host has not checked it before."""
 
     _trusted_hosts: list[str] | None = None
 
@@ -115,8 +115,8 @@ class TenantApp(Flask):
     log_handlers: tuple[Added, ...] = ()
     """Log handlers that endpoints added while the app was built.
 
-    The host removes these handlers when it closes the app, because the tenant's next app uses the
-    same loggers.
+    When the host closes the app, the host removes these log handlers, because the tenant's next app
+    uses the same loggers.
     """
     request_class = TenantRequest
     url_rule_class = LazyRule
@@ -156,15 +156,16 @@ def create_app(
         budget: limits the app's database connections. The default is a new budget of
             `TENANTRY_DB_CONNECTIONS` connections.
         decoding_memory: limits the memory that endpoints use to decode images. The default is a new
-            budget of the default size.
+            budget of `DECODING_BYTES`.
         note_query: a function that receives the tenant's name and the duration in nanoseconds of
             each database query.
 
     Returns:
-        The app, with its endpoints registered. Call `close_app` when you no longer need the app.
+        The app, in which the tenant's endpoints are registered. Call `close_app` when you no longer
+        need the app.
 
     Raises:
-        TenantFileError: `config` is invalid. The error lists every problem.
+        TenantFileError: `config` is invalid. The error lists every problem of the configuration.
         EndpointError: an endpoint does not exist, or its import or registration fails.
     """
     data_dir = (data_dir or read_settings().data_dir).absolute()
@@ -242,7 +243,7 @@ def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], st
 
 
 def close_app(app: Flask) -> None:
-    """Free the resources of an app that serves no more requests. Repeated calls do nothing."""
+    """Free the resources of an app that serves no more requests. Idempotent."""
     for endpoint in reversed(app.extensions.pop(LOADED_ENDPOINTS, [])):
         endpoint.unload()
     close_database(app)
@@ -252,9 +253,9 @@ def close_app(app: Flask) -> None:
 
 
 def _bare_app(tenant: Tenant, folder: Path) -> TenantApp:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite does not create the folder
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite creates no folder
     app = TenantApp(
-        f"tenant.{tenant.name}",  # also the name of the logger, so no two tenants share a logger
+        f"tenant.{tenant.name}",  # Flask names the app's logger after the app
         root_path=str(folder),
         instance_path=str(folder),
         static_folder="static" if (folder / "static").is_dir() else None,

@@ -9,16 +9,15 @@ from collections.abc import Callable
 
 from werkzeug.routing import Rule
 
-# This module uses private attributes of Werkzeug 3.1. `Rule.compile` calls `_compile_builder` twice
-# and stores the results as `_build` and `_build_unknown`. A test compares `LazyRule` with
-# Werkzeug's `Rule`.
+# This module uses private attributes of Werkzeug 3.1: `Rule.compile` calls `_compile_builder`
+# twice, and stores the results as `_build` and `_build_unknown`.
 
 
 class LazyRule(Rule):
     """A URL rule for `Flask.url_rule_class`.
 
-    `LazyRule` is thread-safe. Two threads may both compile the same URL builder, which does no
-    harm.
+    `LazyRule` is thread-safe. If two threads compile the same URL builder at the same time, no harm
+    is done.
     """
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:

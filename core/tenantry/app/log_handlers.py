@@ -1,10 +1,11 @@
 """Protects the logging configuration of the process while endpoints are set up.
 
-Flask's documentation recommends `logging.config.dictConfig`. That call removes the host's handler
-from the root logger and disables all existing loggers, so the host and all tenants would log
-nothing. After the set-up of each endpoint, the host restores all loggers except the tenant's own
-loggers (`tenant.NAME` and `tenant.NAME.…`). The host then logs a warning that names the endpoint.
-The host does not undo a change that an endpoint makes later, during a request.
+A call of `logging.config.dictConfig`, as in Flask's documentation, removes the host's handler from
+the root logger and disables all existing loggers. The host and all tenants would no longer log
+anything. After the set-up of each endpoint, the host restores all loggers except the tenant's own
+loggers (`tenant.NAME` and `tenant.NAME.…`). If an endpoint has changed one of these loggers, the
+host logs a warning that names the endpoint. The host does not undo a change that an endpoint makes
+later, during a request.
 """
 
 import logging
@@ -21,7 +22,7 @@ Added = tuple[logging.Logger, logging.Handler]
 _ALL_TENANTS = "tenant"
 """Name of the parent of all tenants' loggers.
 
-A handler on this logger would receive the records of every tenant.
+A handler of this parent logger would receive the log records of every tenant.
 """
 
 _REMEDY = (
@@ -36,7 +37,7 @@ class HostLog:
     """The logging configuration of the host, without the changes of endpoints. Thread-safe.
 
     When several apps are built at the same time, each build restores the state from before the
-    first build. Otherwise, a build could mistake another tenant's change for the state of the host.
+    first build, because a later state may contain the changes of another tenant.
     """
 
     def __init__(self) -> None:
@@ -51,8 +52,8 @@ class HostLog:
 
         Args:
             tenant: the name of the tenant.
-            added: a list to which the endpoints' log handlers are added. Pass the list to
-                `release`.
+            added: a list to which the endpoints' log handlers are added. When the app is closed,
+                pass this list to `release`.
         """
         with self._lock:
             configured = _configured()
@@ -265,4 +266,4 @@ def _owner(name: str) -> str | None:
 
 
 host_log = HostLog()
-"""The only instance, because the module `logging` is also global to the process."""
+"""The host's logging configuration, which is global like the module `logging`."""

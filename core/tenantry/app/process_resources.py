@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 
 class ProcessResources:
-    """The shared resources of one process. Thread-safe. A forked process needs a new instance.
+    """The shared resources of one process.
+
+    Thread-safe. After a fork, the child process needs a new instance.
 
     `close()` closes the rate storage. Each app closes its own database connections.
 
@@ -96,20 +98,22 @@ class ProcessResources:
     def token_check(self, tenant: Tenant) -> Verify | None:
         """Return a function that verifies a tenant's tokens, or None if the tenant accepts none.
 
-        A rebuilt tenant keeps the same function, and with it the issuer's downloaded keys.
+        When a tenant is rebuilt, the new app reuses the issuer's keys that the old app has
+        downloaded.
         """
         if tenant.oidc is None:
             return None
-        from tenantry.middleware.oidc import TokenCheck  # noqa: PLC0415 - takes 10 MiB
+        from tenantry.middleware.oidc import TokenCheck  # noqa: PLC0415 - the import takes 10 MiB
 
-        key = tenant.name, repr(tenant.oidc), tenant.oidc  # `repr`, because 1 == True
-        # Two concurrent builds may create two token checks. Then the issuer's keys are read twice.
+        key = tenant.name, repr(tenant.oidc), tenant.oidc  # `repr` distinguishes 1 from True
+        # If two concurrent builds create two token checks, each token check downloads the issuer's
+        # keys.
         check = self._token_checks.get(key) or TokenCheck(tenant.oidc, tenant.name)
         self._token_checks[key] = check
         return check
 
     def close(self) -> None:
-        """Close the rate storage. Repeated calls do nothing."""
+        """Close the rate storage. Idempotent."""
         if self._rates is not None:
             self._rates.close()
 

@@ -26,7 +26,7 @@ from tenantry.tenants.model import Tenant
 BUILD_TIMEOUT_S = 10.0
 """Maximum duration of one trial build.
 
-A typical build takes 5 ms, but the import of a large library takes seconds.
+Building a tenant usually takes 5 ms, but importing a large library takes seconds.
 """
 
 START_TIMEOUT_S = 30.0
@@ -44,7 +44,7 @@ Routes = tuple[str, ...]
 
 @dataclass(frozen=True)
 class TrialFailure:
-    """The reason why a tenant cannot be built."""
+    """Describes why a tenant cannot be built."""
 
     text: str
     endpoint: str | None = None
@@ -90,7 +90,7 @@ def find_build_problems(
 
 
 def find_routes(tenants: Sequence[Tenant], data_dir: Path) -> list[Routes]:
-    """Return the routes of each tenant. The list is empty for a tenant that cannot be built."""
+    """Return the routes of each tenant. A tenant that cannot be built has no routes."""
     results = _build_all(tenants, data_dir)
     return [() if isinstance(result, TrialFailure) else result for result in results]
 
@@ -125,7 +125,10 @@ def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure |
 
 
 class _Child:
-    """The child process of trial builds. The end of the `with` block kills it. Not thread-safe."""
+    """The child process of trial builds.
+
+    The end of the `with` block kills the process. Not thread-safe.
+    """
 
     def __init__(self, tenants: Sequence[Tenant], data_dir: Path) -> None:
         self._tenants = tenants
@@ -157,7 +160,10 @@ class _Child:
         self._process.wait()
 
     def is_ready(self) -> bool:
-        """Wait until the child process has started. Return False if it does not start in time."""
+        """Wait for the start of the child process.
+
+        Return False if the process does not start in time.
+        """
         return self._next_answer(START_TIMEOUT_S) == b"{}"
 
     def results(self) -> Iterator[TrialFailure | Routes]:
@@ -171,7 +177,7 @@ class _Child:
                     if "routes" in answer
                     else TrialFailure(answer["text"], answer["endpoint"])
                 )
-            except (ValueError, LookupError, TypeError):  # no line, or an endpoint's output
+            except (ValueError, LookupError, TypeError):  # no line, or other output
                 yield TrialFailure(self._describe_end(), is_fatal=True)
                 return
             yield result

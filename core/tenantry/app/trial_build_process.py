@@ -1,8 +1,8 @@
 """Runs in the child process that `trial_build.py` starts. No other module imports this module.
 
 The child process reads the pickled tenants and the data folder from stdin, and writes `{}` to
-stdout. After each build, the child process writes a line with a JSON object. The object contains
-`routes` or, if the build failed, `text` and `endpoint`.
+stdout. After each build, the child process writes a line with a JSON object. The JSON object
+contains `routes` or, if the build failed, `text` and `endpoint`.
 """
 
 import gc
@@ -38,7 +38,10 @@ def main() -> None:
 
 
 def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
-    """Build and close a tenant's app. Return its routes, or the reason for the failure."""
+    """Build and close a tenant's app.
+
+    Return the routes of the app, or the reason for the failure.
+    """
     try:
         app = create_app(tenant, data_dir=data_dir)
         try:

@@ -41,7 +41,7 @@ class Finding:
     id: str
     """The ID of the finding, which is the same in every audit.
 
-    Operators write the ID in `AUDIT_ACCEPT` to accept the finding.
+    To accept the finding, an operator writes this ID in `AUDIT_ACCEPT`.
     """
     tenants: tuple[str, ...]
     text: str
@@ -51,11 +51,11 @@ class Finding:
     paths: tuple[str, ...] = ()
     """How two of the tenants' apps reach the shared object, such as `acme: view … → _cache`."""
     place: str = ""
-    """Where the problem is, such as `corp/shop/models.py:3`; empty if unknown."""
+    """The file and the line of the problem, such as `corp/shop/models.py:3`, or "" if unknown."""
     is_note: bool = False
-    """Whether the finding is only a note, because operators often intend this state.
+    """Whether the finding describes something that operators often intend.
 
-    A note never fails the audit.
+    Such a finding is called a note, and never fails the audit.
     """
     accepted: str = ""
     """Why `AUDIT_ACCEPT` accepts the finding; empty if the finding is not accepted."""
@@ -69,14 +69,14 @@ class Finding:
 def finding_id(kind: str, subject: str) -> str:
     """Return the ID of a finding.
 
-    The ID has no spaces or quotes, so that operators can easily write it in a tenant file.
+    An ID has no spaces or quotes, so operators can easily write it in a tenant file.
     """
     return f"{kind}:{re.sub(r'[^A-Za-z0-9_.@/-]+', '-', subject).strip('-')}"
 
 
 def join_names(names: Sequence[str]) -> str:
     """Return `acme and globex`, or `acme, globex and 3 more`."""
-    if len(names) > 2:  # noqa: PLR2004 - the docstring shows both forms
+    if len(names) > 2:  # noqa: PLR2004 - two names fit in the text
         return f"{names[0]}, {names[1]} and {len(names) - 2} more"
     return " and ".join(names)
 
@@ -85,8 +85,8 @@ def key_location(file: str, key: str) -> str:
     """Return the line on which a tenant file sets a key, such as `tenants/acme.py:3`.
 
     The key can also be an item, such as `CLIENTS['web']`. If the item has no line of its own,
-    return the line of the whole key. If the file does not set the key, return the file without a
-    line.
+    return the line of the whole key. If the file does not set the key, return only the name of the
+    file.
     """
     name, _, item = key.partition("[")
     try:

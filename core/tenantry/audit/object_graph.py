@@ -1,11 +1,11 @@
 """Builds the graph of the objects that one app references.
 
-The walk through the graph runs no code of a tenant. The walk calls `gc.get_referents` and reads the
+Following references runs no code of a tenant. This module calls `gc.get_referents` and reads the
 namespaces of modules and classes, but never accesses an attribute of an instance, a property or a
-proxy. Even `isinstance(x, …)` can run a tenant's code, so the walk uses `type(x)`.
+proxy. Even `isinstance(x, …)` can run a tenant's code, so this module uses `type(x)`.
 
 All tenants share the modules and classes of the standard library, of installed packages and of
-Tenantry. Therefore, the walk skips these modules and classes, but not the instances of such
+Tenantry. The graph does not contain shared modules and classes, but contains the instances of these
 classes.
 """
 
@@ -30,7 +30,7 @@ TENANTRY = "tenantry"
 _NO_STATE = frozenset({
     "__builtins__", "__loader__", "__spec__", "__path__", "__all__", "__annotations__",
     "__warningregistry__", "__conditional_annotations__",
-    # The modules enum, abc, typing and pydantic assign these names.
+    # The standard modules enum, abc and typing, and pydantic, assign these names.
     "_abc_impl", "_member_map_", "_member_names_", "_value2member_map_", "_hashable_values_",
     "_unhashable_values_", "_unhashable_values_map_", "_field_defaults", "model_config",
 })  # fmt: skip
@@ -48,7 +48,7 @@ class _Empty:
 class ProcessSnapshot:
     """The apps, packages and modules of the process.
 
-    Create the snapshot after all apps are built.
+    Create the snapshot when all apps have been built.
     """
 
     apps: Mapping[int, str]
@@ -58,7 +58,8 @@ class ProcessSnapshot:
     packages: frozenset[str]
     """The packages of the enabled endpoints, and their top-level packages.
 
-    Modules in these packages count as tenant code, even if they are installed as a library.
+    Modules in the packages of endpoints count as tenant code, even if they are installed as a
+    library.
     """
     modules: dict[int, str] = field(default_factory=lambda: dict(_namespace_ids()))
     """Maps the `id()` of each module's namespace to the module's name."""
@@ -66,7 +67,7 @@ class ProcessSnapshot:
     _tenant_code: dict[str, bool] = field(default_factory=dict)
 
     def kind(self, thing: object) -> TypeKind:
-        """Return how the walk treats an object."""
+        """Return how the graph treats an object."""
         type_ = type(thing)
         kind = self._kinds.get(type_)
         if kind is None:
@@ -111,7 +112,9 @@ class ProcessSnapshot:
 
 
 class ObjectGraph:
-    """The objects that one app references. The graph keeps these objects alive.
+    """The objects that one app references.
+
+    While the graph exists, Python does not delete the objects in the graph.
 
     Args:
         tenant: the app's tenant.
@@ -120,25 +123,28 @@ class ObjectGraph:
 
     def __init__(self, tenant: str, snapshot: ProcessSnapshot) -> None:
         self.mutable: set[int] = set()
-        """The `id()` of each mutable object in the graph. Valid while the app exists."""
+        """The `id()` of each mutable object in the graph.
+
+        The numbers are valid while the app exists.
+        """
         self.foreign: list[int] = []
         """The `id()` of each object in the graph that belongs to another tenant."""
         self.modules: set[str] = set()
-        """Names of the modules that the walk entered."""
+        """Names of the modules in the graph."""
         self._tenant = tenant
         self._snapshot = snapshot
         self._parents: dict[int, tuple[object, int]] = {}
         """Maps the `id()` of an object to the object and the `id()` of its referrer.
 
-        The referrer of a root is 0.
+        For a root, the `id()` of the referrer is 0.
         """
 
     def walk(self, root_groups: Sequence[Sequence[object]]) -> None:
         """Add all objects that the roots reference, one group of roots after another.
 
         The last group of roots contains the app. Almost every object references the app, so a path
-        through the app explains little. Therefore, earlier groups do not enter the roots of the
-        last group.
+        through the app explains little. For this reason, a path from an earlier group never leads
+        through the app.
         """
         *groups, last = root_groups
         last = [root for root in last if self._add(root, None)]
@@ -149,7 +155,7 @@ class ObjectGraph:
     def path_to(self, key: int) -> list[object]:
         """Return the objects on the path from a root to the object with the `id()` `key`.
 
-        The path is empty if the graph does not contain the object.
+        If the graph does not contain the object, the path is empty.
         """
         path = []
         while key in self._parents:
@@ -212,7 +218,7 @@ def own_dict(thing: object) -> dict[str, object] | None:
 
 
 def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
-    """Yield the referenced objects that the walk may follow."""
+    """Yield the referenced objects that belong in the graph."""
     kind = snapshot.kind(thing)
     if kind == "class":
         found = _class_members(thing, snapshot)
@@ -236,7 +242,7 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
 def _class_members(class_: Any, snapshot: ProcessSnapshot) -> list[object]:
     """Return the members and bases of a class.
 
-    If no method of the class references the module of the class, the list also contains the module.
+    The list also contains the module of the class if no method references the module.
     """
     members = [
         value

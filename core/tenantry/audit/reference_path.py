@@ -30,7 +30,7 @@ class Definition:
 
     module: str
     name: str
-    """The qualified name in the module, such as `_cache` or `ShopModel.seen`."""
+    """The qualified name of the object, such as `_cache` or `ShopModel.seen`."""
 
     @property
     def label(self) -> str:
@@ -71,7 +71,7 @@ def describe_path(path: Sequence[object], root: str, snapshot: ProcessSnapshot) 
     Args:
         path: the objects from a root to the described object.
         root: the label of the root, such as `acme: view shop.page`.
-        snapshot: the process.
+        snapshot: the apps, packages and modules of the process.
     """
     pieces = [root]
     for index, thing in enumerate(path):
@@ -124,7 +124,7 @@ def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition |
 def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str | None:
     """Return the name of a module, class or function on a path.
 
-    Return "" if the description omits the object. Return None if only the parent names the object.
+    The result is "" if the description omits the object, and None if only the parent names it.
     """
     kind = snapshot.kind(thing)
     module = snapshot.modules.get(id(thing))
@@ -147,7 +147,7 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
 def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
     """Return the name by which the parent references the last object on a path.
 
-    Return "" if the description omits the object.
+    If the description of the path omits the object, return "".
     """
     parent, thing = path[-2:]
     kind = snapshot.kind(parent)

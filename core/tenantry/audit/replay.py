@@ -2,12 +2,12 @@
 
 Each tenant signs a session that contains a flash message, and a token from `tenantry.serializer`.
 Then each tenant receives one request with the session of another tenant. During this request, the
-audit also lets the app open the sessions and tokens of all other tenants. The request asks for a
-page that does not exist, so no view runs unless the app has a catch-all route.
+tenant's app also opens the sessions and tokens of all other tenants. The request asks for a page
+that does not exist, so no view runs unless the app has a catch-all route.
 
-The host stores only hashes of client keys, so the audit cannot send an existing key. Instead,
-`prepare_for_audit` adds a client to each tenant that has `CLIENTS`. The audit sends this client's
-key to every other tenant.
+The host stores only hashes of client keys, so the audit cannot send an existing key. For the audit,
+`prepare_for_audit` adds a client to each tenant that has `CLIENTS`. The audit sends the key of the
+added client to every other tenant.
 """
 
 import logging
@@ -55,12 +55,13 @@ class ReplayResult:
     """The result of all replays."""
 
     pair_count: int = 0
-    """Number of tried pairs: a tenant whose values are sent, and a tenant that receives them."""
+    """Number of pairs of tenants for which the audit has sent values from one to the other."""
     accepted: list[Acceptance] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
     """Tenants for which the replay proves nothing.
 
-    Such a tenant rejects its own values, or answers 429 or 503 before authentication.
+    The replay proves nothing if a tenant rejects its own values, or answers 429 or 503 before
+    authentication.
     """
     unauthenticated: list[str] = field(default_factory=list)
     """Tenants that admit a request without a key, although they have `CLIENTS` or `OIDC`."""
@@ -79,8 +80,8 @@ def prepare_for_audit(tenant: Tenant) -> tuple[Tenant, str]:
     """Return a copy of a tenant for the audit, and the key of a client that the copy accepts.
 
     The copy is not in maintenance and has no limits, because both reject requests before
-    authentication. If the tenant has no `CLIENTS`, the copy has none either, and the key is empty.
-    Otherwise, a tenant that is open to everyone would require keys during the audit.
+    authentication. For a tenant without `CLIENTS`, the key is empty. Adding a client would make a
+    tenant require keys that is open to everyone.
     """
     unlimited = {"maintenance": False, "rate_limit": None, "max_concurrent_requests": None}
     tenant = tenant.model_copy(update=unlimited)
@@ -95,8 +96,9 @@ def replay(tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str] = ()) 
     """Send the session, token and client key of every tenant to every other tenant.
 
     Args:
-        tenants: built tenants.
-        trusted_hosts: the host's `TRUSTED_HOSTS`. If empty, the host accepts any host name.
+        tenants: the tenants, with their apps.
+        trusted_hosts: the host's `TRUSTED_HOSTS`. If this list is empty, the host accepts any host
+            name.
     """
     result = ReplayResult()
     signed = [_sign(audited) for audited in tenants]
@@ -167,7 +169,7 @@ def _accepted_finding(target: str, kind: str, sources: Sequence[str], file: str)
 
 @contextmanager
 def _refusals_not_logged() -> Iterator[None]:
-    """Do not log rejected client keys, because the log would get a line for each pair."""
+    """Suppress log lines about rejected client keys, because the audit causes many of them."""
 
     def reject(_: logging.LogRecord) -> bool:
         return False
@@ -231,7 +233,7 @@ class _Target:
         ]
 
     def admits(self, key: str) -> bool:
-        """Whether a request with the client key reaches the app. Without a key, pass ""."""
+        """Whether a request with the client key reaches the app. An empty text means no key."""
         is_reached = False
 
         def note_reached(_: object, **__: object) -> None:
@@ -246,8 +248,8 @@ class _Target:
     def accepted(self, values: Sequence[_SignedValues]) -> list[Acceptance]:
         """Return the signed values that the app accepts.
 
-        The request carries the session of `values[0]`. While the app handles the request, it also
-        opens the other sessions.
+        The request carries the session of `values[0]`. While the app handles this request, the app
+        also opens the other sessions.
         """
         found: list[Acceptance] | None = None
 
@@ -282,7 +284,7 @@ class _Target:
             kinds.append("session")
         if any(values.tenant in flash for flash in opened.get("_flashes") or ()):
             kinds.append("flash")
-        with suppress(BadData):  # rejecting another tenant's token is correct
+        with suppress(BadData):  # a tenant should reject the token of another tenant
             if serializer(_PURPOSE).loads(values.token) == values.tenant:
                 kinds.append("token")
         return [Acceptance(kind, values.tenant, self._audited.name) for kind in kinds]

@@ -27,7 +27,9 @@ def audit(
     trusted_hosts: Sequence[str] = (),
     known_listeners: frozenset[int] = frozenset(),
 ) -> list[Finding]:
-    """Return all findings, with problems first. The audit does not change tenants' data.
+    """Return the findings of all checks, with problems first.
+
+    The audit does not change tenants' data.
 
     Args:
         tenants: tenants from `prepare_for_audit`, with their apps. During the audit, the apps must
@@ -48,8 +50,7 @@ def _run_checks(
     trusted_hosts: Sequence[str],
     known_listeners: frozenset[int],
 ) -> Iterator[Finding]:
-    # The replay comes first, because its requests make the apps create lazy objects, such as
-    # templates.
+    # The replay must come first, because its requests make the apps create lazy objects.
     result = replay(tenants, trusted_hosts)
     yield from replay_findings(result, {audited.name: audited.tenant.file for audited in tenants})
     objects = compare_objects(tenants, known_listeners)

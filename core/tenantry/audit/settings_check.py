@@ -20,7 +20,7 @@ from tenantry.tenants.model import check_secret
 MIN_DISTINCT_CHARACTERS = 8
 """Minimum number of different characters in a secret key.
 
-Only one in 30 million random keys of 32 hexadecimal digits has fewer different characters.
+Of 30 million random keys with 32 hexadecimal digits, only one has fewer different digits.
 """
 
 _READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
@@ -48,7 +48,7 @@ def check_settings(
     If operators may intend a setting, the finding is a note.
 
     Args:
-        tenants: built tenants.
+        tenants: the tenants, with their apps.
         data_dir: the host's `DATA_DIR`, which holds the folder of secrets.
         trusted_hosts: the host's `TRUSTED_HOSTS`; empty means any host name.
     """
@@ -204,7 +204,8 @@ def _readable_secrets(
 ) -> Iterator[Finding]:
     """Yield a finding for each file with a secret that other users of the machine can read.
 
-    Outside of `<data>/secrets`, only the secrets that a tenant file names are checked.
+    The secrets in `<data>/secrets` are always checked. Other secrets are checked only if a tenant
+    file names them.
     """
     for name, path in _secret_files(data_dir):
         word = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
@@ -238,7 +239,7 @@ def _secret_files(data_dir: Path) -> Iterator[tuple[str, Path]]:
         folders.append(Path(mounted))
     for folder in folders:
         if _has_mode(folder, _SEARCHABLE_BY_OTHERS):
-            with suppress(OSError):  # the folder cannot be listed
+            with suppress(OSError):  # this process may not list the folder
                 yield from ((path.name, path) for path in sorted(folder.iterdir()))
 
 

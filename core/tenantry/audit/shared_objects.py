@@ -2,7 +2,7 @@
 
 The graphs of 200 apps would not fit in memory. Therefore, the comparison builds the graph of one
 app after another, and keeps only the `id()` of each object. To describe how two apps reach a shared
-object, the comparison builds the graphs of these apps again.
+object, the comparison builds the graphs of both apps again.
 """
 
 import logging
@@ -28,7 +28,7 @@ from tenantry.audit.reference_path import (
 from tenantry.endpoints.loading import LOADED_ENDPOINTS, LoadedEndpoint, find_endpoint
 
 _EVERY_TENANT = "every tenant"
-"""The owner of `sys.modules`, because it gives access to the code of every tenant."""
+"""The owner of `sys.modules`, which gives access to the code of every tenant."""
 
 _PATHS_SHOWN = 2
 
@@ -40,7 +40,7 @@ _OBJECT_REMEDY = (
 _LOG_SETUP = re.compile(r"\.add(?:Handler|Filter)\(|\b(?:basic|dict|file)Config\(")
 
 _Root = tuple[str, object]
-"""An object at which the walk through the graph starts, and its label."""
+"""A root, which is an object that an app uses directly, with the label of the root."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def compare_objects(
     """Compare the objects that the apps reference.
 
     Args:
-        tenants: built tenants.
-        known_listeners: the result of a call of `process_listeners()` before the first build. These
-            listeners belong to the host.
+        tenants: the tenants, with their apps.
+        known_listeners: the result of a call of `process_listeners()` before the first build.
+            Listeners that exist before the first build belong to the host.
     """
     snapshot = _snapshot(tenants)
     listeners = [root for root in _listeners() if _listener_id(root[1]) not in known_listeners]
@@ -146,7 +146,7 @@ def _loaded_endpoints(app: Flask) -> list[LoadedEndpoint]:
 
 
 def _packages(endpoint: str) -> list[str]:
-    """Return the package of an endpoint and its top-level package, which may contain more code."""
+    """Return the names of an endpoint's package and of its top-level package."""
     package = find_endpoint(endpoint)
     top = package.partition(".")[0]
     return [package] if top == TENANTRY else [package, top]
@@ -155,7 +155,10 @@ def _packages(endpoint: str) -> list[str]:
 def _roots(
     app: Flask, listeners: Sequence[_Root], signals: Iterable[Signal]
 ) -> list[Sequence[_Root]]:
-    """Return groups of roots. The first group has roots that the author of an endpoint knows."""
+    """Return groups of roots.
+
+    The first group contains objects that the author of an endpoint knows.
+    """
     packages = {endpoint.package for endpoint in _loaded_endpoints(app)}
     extensions = [(name, item) for name, item in app.extensions.items() if name != LOADED_ENDPOINTS]
     return [
@@ -305,7 +308,7 @@ class _Reporter:
         return tuple(self.apps[name].describe(path) for name, path in paths)
 
     def _is_part_of_shared(self, path: Sequence[object]) -> bool:
-        """Whether the last object on the path is part of another shared object."""
+        """Whether the last object on a path is part of another shared object."""
         for thing in path[-2::-1]:
             if id(thing) in self.shared:
                 return True
@@ -315,7 +318,7 @@ class _Reporter:
         return False
 
     def _referrer(self, path: Sequence[object]) -> Definition | None:
-        """Return the definition nearest to the end of a path."""
+        """Return the definition that is nearest to the shared object on a path."""
         definition = find_definition(path, self.snapshot) if len(path) > 1 else None
         thing = path[-1]
         if definition is None and self.snapshot.kind(thing) in ("class", "function"):

@@ -1,8 +1,9 @@
 """Finds keys, databases, folders, names and cookies that two tenants have in common.
 
 An endpoint may change a value of the tenant file, so the comparison reads the configuration of the
-built apps. The names of Prometheus metrics are not compared. If two apps share a metric,
-`shared_objects` reports it. If both apps create a metric of the same name, the second build fails.
+built apps. The comparison ignores the names of Prometheus metrics. If two apps share a Prometheus
+metric, `shared_objects` reports the metric. If two apps create a metric of the same name, the build
+of the second app fails.
 
 The comparison recognizes different spellings of the same database, store or folder, because it
 follows links, resolves host names, and fills in the defaults of URLs. The comparison queries DNS,
@@ -43,7 +44,7 @@ _FOLDER_KEY = re.compile(
 )
 """Pattern of configuration keys that name a folder.
 
-Keys with one of the excluded words hold the path of a URL, not a folder.
+The excluded words occur in keys that hold the path of a URL, not a folder.
 """
 _CODE_FOLDER_KEY = re.compile(r"STATIC|TEMPLATE")
 """Pattern of keys that name a folder in an endpoint's code, which tenants may share."""
@@ -75,7 +76,8 @@ class _Comparison:
     values: Callable[[AuditedTenant, Path], Iterable[tuple[str, object]]]
     """Function that receives a tenant and the host's `DATA_DIR`, and returns keys and values."""
     statement: str
-    """The end of the sentence "'KEY' of acme and 'KEY' of globex …" in a finding."""
+    """The second part of the sentence in a finding that begins with "'KEY' of acme and 'KEY' of
+    globex"."""
     remedy: str
 
 
@@ -292,7 +294,7 @@ def file_identity(path: Path) -> Identity:
 def _texts(config: Config) -> Iterator[tuple[str, str, Config]]:
     """Yield each text in a configuration, with its key and the mapping that contains it.
 
-    Nested texts such as `SQLALCHEMY_BINDS['x']['url']` are included.
+    Texts in nested values, such as `SQLALCHEMY_BINDS['x']['url']`, are included.
     """
     for key, value in config.items():
         if not isinstance(value, Mapping):
@@ -321,7 +323,7 @@ def _database_identity(url: str) -> Identity | None:
             return ("sqlite", *file_identity(Path(identity[1])))
         backend, host, *rest = identity
         return (backend, _address(host), *rest)
-    except (ArgumentError, ValueError):  # not a SQLAlchemy URL, so the text is compared
+    except (ArgumentError, ValueError):  # compare the text of a URL that SQLAlchemy cannot parse
         return ("unknown", url)
 
 

@@ -24,7 +24,7 @@ from typing import Literal
 MAY_BE_SHARED: Mapping[str, str] = {
     "logging.Logger": "loggers are global by name; their handlers are checked separately",
     "blinker.base.Signal": "signals are global; their receivers are checked separately",
-    "blinker.base.Namespace": "signals are global by name",
+    "blinker.base.Namespace": "a namespace only contains signals, which are global",
     "os._Environ": "the environment is global; the source scan finds code that changes it",
     "sqlalchemy.orm.base.InspectionAttr": "part of the mapping of a table. A "
     "mapping holds no rows and no connection, and a mapping for each tenant would cost 171 KB "
@@ -41,7 +41,7 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "tenantry.files.memory_budget.MemoryBudget": "limits the memory of all tenants",
     "tenantry.observability.usage_counters.UsageCounters": "counts the usage of all tenants",
 }
-"""Types whose instances two apps may share, with the reason. Subclasses are included.
+"""Maps each type whose instances two apps may share to the reason. Subclasses may be shared, too.
 
 If two apps share a mutable object of any other type, the audit reports the object.
 """
@@ -71,7 +71,7 @@ _IMMUTABLE = (
 )  # fmt: skip
 """Types whose instances the walk through an object graph skips.
 
-Weak proxies are included, because any access to a weak proxy resolves the proxy.
+Weak proxies are skipped, because any access to a weak proxy resolves the proxy.
 """
 
 _WRAPPERS = (
@@ -99,13 +99,13 @@ _LISTENERS = frozenset({
 })  # fmt: skip
 """Names of SQLAlchemy's listener collections.
 
-All engines and pools without listeners share these collections.
+All engines and pools without listeners share the same collections.
 """
 
 _DESCRIPTORS = (classmethod, staticmethod, property, functools.cached_property)
-"""Types of descriptors. The walk enters only the functions of a descriptor.
+"""Types of descriptors. Only the functions of a descriptor are part of an object graph.
 
-Other parts, such as the lock of a `cached_property` in Python 3.11, are skipped.
+Other parts of a descriptor, such as the lock of a `cached_property` in Python 3.11, are skipped.
 """
 
 

@@ -52,7 +52,7 @@ def scan_sources(
     """Yield a finding for each line of source code that can affect other tenants.
 
     Args:
-        snapshot: the process.
+        snapshot: the apps, packages and modules of the process.
         modules: maps each tenant to the modules that its app references.
     """
     issues: dict[str, list[_Issue]] = {}
@@ -100,10 +100,10 @@ class _Scanner(ast.NodeVisitor):
     """Collects the issues of one module.
 
     Args:
-        module: the name of the module in `sys.modules`. If each tenant has its own copy, the name
-            of any copy.
+        module: the name of the module in `sys.modules`. If each tenant has its own copy of the
+            module, this is the name of any copy.
         tree: the syntax tree of the module.
-        snapshot: the process.
+        snapshot: the apps, packages and modules of the process.
     """
 
     def __init__(self, module: str, tree: ast.Module, snapshot: ProcessSnapshot) -> None:
@@ -264,11 +264,14 @@ class _Scanner(ast.NodeVisitor):
 
 @dataclass(frozen=True)
 class _Reference:
-    """The object that an expression refers to. Unknown fields are empty."""
+    """The object that an expression refers to. A field whose value is unknown is empty."""
 
     value: object = None
     module: str = ""
-    """Name of the module that contains the object, or that is the object."""
+    """Name of the module that contains the object.
+
+    If the object is a module, its name.
+    """
     name: str = ""
     """Name of the object in the module, such as `Resource.method_decorators`."""
 
@@ -292,7 +295,7 @@ class _Names:
         self._globals = namespace_of(sys.modules[module])
         self._imports: dict[str, _Reference] = {}
         self._assigned_attributes: set[str] = set()
-        for node in ast.walk(tree):  # includes the imports inside functions
+        for node in ast.walk(tree):  # `ast.walk` also visits functions
             if isinstance(node, ast.Import):
                 self._add_import(node)
             elif isinstance(node, ast.ImportFrom):

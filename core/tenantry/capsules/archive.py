@@ -30,7 +30,10 @@ from tenantry.errors import TenantryError
 MANIFEST = "manifest.jsonl"
 
 WINDOW_BYTES = 8 << 20
-"""Maximum window size of zstd that a reader accepts. Compression level 3 needs 2 MiB."""
+"""Maximum window size of zstd that a reader accepts.
+
+Compression level 3 needs a window of 2 MiB.
+"""
 
 NAME_LIMIT_BYTES = 4096
 """Maximum length of a path on Linux, in bytes."""
@@ -55,7 +58,7 @@ class CapsuleError(TenantryError):
 class ArchiveMember:
     """A file in a capsule.
 
-    A member can be read once, and only until the next member is read.
+    The content of a member can be read once, and only before the next member is read.
     """
 
     name: str
@@ -172,8 +175,8 @@ def _verify_manifest(manifest: ArchiveMember, stream: "_LimitedStream", expected
 def _tar_members(stream: Any) -> Iterator[ArchiveMember]:
     """Yield the regular files of a tar archive, including files with GNU long names.
 
-    Other types of members raise `CapsuleError`. A crafted header can make `tarfile.open` allocate a
-    lot of memory, so this function parses the headers one by one.
+    For other types of members, the function raises `CapsuleError`. A crafted header can make
+    `tarfile.open` allocate a lot of memory, so this function parses the headers one by one.
     """
     long_name: str | None = None
     while (block := _read_exactly(stream, BLOCK_BYTES)).strip(b"\0"):

@@ -27,7 +27,7 @@ from tenantry.capsules.locks import lock_exclusively, sync_folder
 COMPRESSION_LEVEL = 3
 """Default compression level of zstd.
 
-Higher levels take several times the CPU time, and save only a few percent of the size.
+Higher compression levels take several times the CPU time, and save only a few percent.
 """
 
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.new")
@@ -36,9 +36,9 @@ _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.new")
 class ArchiveWriter:
     """Writes one capsule during a `with` block.
 
-    When the block ends, the new capsule replaces an older capsule at `path`. When the block raises
-    an exception, the writer removes the unfinished capsule. At the start of the block, the writer
-    removes unfinished capsules of killed processes for the same path.
+    When the `with` block ends, the new capsule replaces an older capsule at the same path. When the
+    `with` block raises an exception, the writer removes the unfinished capsule. At the start, the
+    writer also removes unfinished capsules of killed processes for the same path.
 
     Args:
         path: the path of the finished capsule.
@@ -165,7 +165,7 @@ def _remove_unfinished(path: Path) -> None:
     for unfinished in path.parent.iterdir():
         match = _UNFINISHED.fullmatch(unfinished.name)
         if match and match[1] == path.name:
-            with suppress(OSError):  # another process is writing this capsule
+            with suppress(OSError):  # another process is still writing this capsule
                 fd = lock_exclusively(unfinished)
                 try:
                     unfinished.unlink()

@@ -46,21 +46,21 @@ def write_capsule(
 ) -> CapsuleSummary:
     """Write the capsule of a tenant, and return a summary of its content.
 
-    All rows and files in a capsule are from the same moment, as `FolderSnapshot` describes. An
-    exception are files that the app changes in place. For these files, the capsule holds the
-    content at the time of reading. A capsule holds no secrets.
+    The capsule contains all rows and files as of one moment, as described in `FolderSnapshot`. If
+    an app changes a file in place during the backup, the capsule may contain the new content of
+    that file. A capsule holds no secrets.
 
     Args:
         tenant: the tenant, which may serve requests during the backup.
         loaded: the content of the tenant file.
         data_dir: the host's `DATA_DIR`.
-        path: the path of the capsule. When the new capsule is complete, it replaces an older
-            capsule at this path.
+        path: the path of the capsule. A complete new capsule replaces an older capsule at the same
+            path.
         on_progress: a function that receives the progress of the backup.
 
     Raises:
-        CapsuleError: the database or a file cannot be read, or the capsule cannot be written. In
-            each case, no capsule is written.
+        CapsuleError: the database or a file cannot be read, or the capsule cannot be written. If
+            the backup fails, no capsule is written.
     """
     folder, url, summary = data_dir / tenant.name, tenant.database_url, CapsuleSummary()
     with (

@@ -4,11 +4,10 @@
     the tenant file that hold no secret tables/<table>/000001.jsonl rows of a table, one JSON list
     per line, in chunks of about 1 MiB files/<path>                the files of the tenant's folder
 
-The members of a capsule are in this order, because `capsule.json` and `config.json` tell how to
-read the tables and files. A capsule is untrusted input. Therefore, `read_capsule` rejects a capsule
-with names, sizes, keys or values that Tenantry never writes, and a capsule whose members are in
-another order. While a capsule is read, about 1 MiB of rows is in memory, or one row if the row is
-larger.
+The files `capsule.json` and `config.json` come first, because they are necessary to read the tables
+and files. A capsule is untrusted input. Therefore, `read_capsule` rejects a capsule with names,
+sizes, keys or values that Tenantry never writes, and a capsule whose members are in another order.
+While a capsule is read, about 1 MiB of rows is in memory, or one row if the row is larger.
 """
 
 import re
@@ -52,7 +51,7 @@ HEADER_LIMIT_BYTES = 4 << 20
 ProgressCallback = Callable[[str, int, int], None]
 """A function that receives the name of the current step, the amount done, and the total amount.
 
-If an amount is unknown, the function receives 0.
+An amount of 0 means that the amount is unknown.
 """
 
 _ROW_CHUNK = re.compile(r"[0-9]{6,12}\.jsonl")
@@ -69,7 +68,7 @@ Name = Annotated[str, AfterValidator(_check_printable)]
 """A name without control characters, which is safe to print in a terminal."""
 
 Names = Annotated[list[Name], FailFast()]
-"""A list of names. Because each validation error takes memory, validation stops at the first."""
+"""A list of names. Validation stops at the first invalid name, because each error takes memory."""
 
 
 class CapsuleTable(BaseModel):
@@ -79,12 +78,14 @@ class CapsuleTable(BaseModel):
 
     name: Name
     columns: Names
-    """Names of the columns, in the order of the values in each row. Computed columns are
-    omitted."""
+    """Names of the columns, in the order of the values in each row.
+
+    Computed columns are omitted.
+    """
     positions: dict[Name, Annotated[int, Field(ge=1, lt=1 << 63)]] = {}
     """Maps a column to the last number that its sequence has generated.
 
-    The row with this number may no longer exist.
+    The row with the last number may no longer exist.
     """
 
 
@@ -174,7 +175,7 @@ class Capsule:
 
 
 def read_capsule(path: Path, on_progress: ProgressCallback) -> Capsule:
-    """Check every byte of a capsule, and return the capsule. Nothing is created.
+    """Check every byte of a capsule, and return the capsule, without creating anything.
 
     Raises:
         CapsuleError: the file cannot be read, is damaged, or is not a capsule.
@@ -212,8 +213,9 @@ def _in_order(
     """Yield each chunk of rows with the chunk's table, then each file with None.
 
     Raises:
-        CapsuleError: a member has an unknown name, occurs twice, or is in the wrong order. The
-            correct order is all rows, by table and number, and then all files, by name.
+        CapsuleError: a member has an unknown name, occurs twice, or is in the wrong order. In the
+            correct order, a capsule contains first all rows, by table and number, and then all
+            files, by name.
     """
     tables = {table_folder(table.name): index for index, table in enumerate(metadata.tables)}
     previous: tuple[int, int, str] = (-1, 0, "")

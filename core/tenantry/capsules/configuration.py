@@ -8,10 +8,10 @@ from typing import Any
 from tenantry.observability.redaction import SIGNING_KEYS, redact_value
 
 EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI")
-"""Keys that are never in a capsule, because a restored tenant gets new values for them."""
+"""Keys that are never in a capsule, because a restored tenant gets a new key and a new database."""
 
 ACCESS_KEYS = ("CLIENTS", "OIDC")
-"""Keys that restrict access. A tenant without any of these keys admits every client."""
+"""Keys that restrict access. A tenant that has neither key admits every client."""
 
 
 def without_secrets(
@@ -58,15 +58,15 @@ def render_tenant_file(
 ) -> str:
     """Return the text of the tenant file of a restored tenant.
 
-    If the capsule lacks a key of `ACCESS_KEYS`, the tenant would admit every client. Therefore, the
-    text disables the tenant until an operator sets the key.
+    If the capsule lacks a key of `ACCESS_KEYS`, the tenant would admit every client. For this
+    reason, the tenant file disables the tenant until an operator sets the key.
 
     Args:
         name: the tenant's name.
         config: maps each key in the capsule to its value, which is plain data.
         expressions: maps additional keys to Python expressions.
-        secret_keys: keys that the capsule omits. For each of them, a comment asks the operator to
-            set the key.
+        secret_keys: keys that the capsule omits. For each omitted key, the tenant file gets a
+            comment that asks the operator to set the key.
     """
     lost_access_keys = [key for key in secret_keys if key in ACCESS_KEYS]
     keys = [f"{key} = {expression}" for key, expression in expressions.items()]

@@ -53,10 +53,10 @@ def load_value(text: bytes) -> Any:
 
 
 def check_structure(text: bytes) -> None:
-    """Check that decoding the JSON takes little more memory than its strings.
+    """Check that decoding a JSON text takes little more memory than the strings in the text.
 
     Raises:
-        ValueError: decoding could take far more memory.
+        ValueError: decoding the text could take far more memory.
     """
     if len(text) > STRUCTURE_LIMIT_BYTES:
         unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")

@@ -1,7 +1,8 @@
 """Locks files and folders with `flock`.
 
-While a process uses a folder, it holds the lock of the folder. When a process is killed, the kernel
-releases its locks. Therefore, a locked folder is in use, and an unlocked folder is abandoned.
+While a process uses a folder, the process holds the lock of the folder. When a process is killed,
+the kernel releases the locks of the process. Therefore, a locked folder is in use, and an unlocked
+folder is abandoned.
 """
 
 import fcntl
@@ -15,8 +16,8 @@ from pathlib import Path
 def folder_lock(folder: Path) -> Iterator[None]:
     """Wait for the lock of a folder, and hold the lock during the `with` block.
 
-    A process must hold this lock while it creates, locks or removes entries of the folder.
-    Otherwise, another process could remove a new entry before the entry is locked.
+    A process must hold the lock of a folder while it creates, locks or removes entries of the
+    folder. Without the lock, another process could remove a new entry before the entry is locked.
     """
     fd = open_folder(folder)
     try:

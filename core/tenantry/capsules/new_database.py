@@ -1,9 +1,9 @@
 """Creates the SQLite database of a restored tenant.
 
-If the restore fails, no database file remains.
+If the restore fails, no database file remains on disk.
 
-Two restores cannot create the same file at the same time. If a restore is killed, the next restore
-to the same file removes the unfinished file.
+Two restores cannot create the same database file at the same time. If a restore is killed, the next
+restore to the same database file removes the unfinished file.
 """
 
 import os
@@ -28,10 +28,10 @@ def is_server_database(url: URL) -> bool:
 
 
 class NewDatabase:
-    """The new database of a restored tenant. Without `commit`, the end of the block removes it.
+    """The new database of a restored tenant. Unless `commit` is called, the database is removed.
 
-    This class is for the default SQLite file, and has subclasses for other databases. The default
-    file is in the tenant's folder. If the restore fails, the staging area removes the whole folder.
+    This class is for the default SQLite file, and subclasses are for other databases. The default
+    SQLite file is in the tenant's folder, which the staging area removes if the restore fails.
 
     Args:
         path: the path of the SQLite file.
@@ -42,7 +42,7 @@ class NewDatabase:
 
     def __init__(self, path: Path) -> None:
         self.url = URL.create("sqlite", database=str(path.absolute()))
-        """The URL of the database during the `with` block."""
+        """The URL of the new database, which is temporary if `commit` moves the database."""
         self.disk_folder = path.parent
 
     def __enter__(self) -> Self:
@@ -56,7 +56,7 @@ class NewDatabase:
     def commit(self) -> None:
         """Keep the database after the `with` block, unless the block fails later.
 
-        After this call, no later restore removes the database.
+        After a call of `commit`, later restores do not remove the database.
 
         Raises:
             DatabaseError: the database cannot be kept.
@@ -66,7 +66,7 @@ class NewDatabase:
 class NewDatabaseFile(NewDatabase):
     """A new SQLite database outside of the tenant's folder.
 
-    Until `commit`, the database is in a hidden folder beside its final path.
+    Until `commit` is called, the database is in a hidden folder beside its final path.
 
     Args:
         url: the URL of the SQLite file.

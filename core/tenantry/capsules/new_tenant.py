@@ -44,12 +44,12 @@ class RestoreRequest:
     prefix: str | None = None
     """The URL prefix of the tenant.
 
-    If None, the tenant keeps the prefix in the capsule. A tenant with a new name gets `/NAME`.
+    The default is the prefix in the capsule. If the tenant gets a new name, the default is `/NAME`.
     """
     database: str | None = None
     """A database URL, or the name of a secret that contains a database URL.
 
-    If None, the tenant gets a SQLite file in the data folder.
+    The default is a SQLite file in the data folder.
     """
 
 
@@ -115,12 +115,12 @@ def restore_tenant(
         request: The name, URL prefix and database that the operator wants.
         staging: The result of `new_tenant_staging` for the tenant's name.
         on_progress: A function that receives the progress of the restore.
-        before_commit: A function that is called immediately before the tenant file is written. From
-            then on, an interruption could leave a tenant file without data.
+        before_commit: A function that is called immediately before the tenant file is written.
+            After this call, an interruption could leave a tenant file without data.
 
     Raises:
         TenantryError: The name, the prefix or the database is taken, or a file or database cannot
-            be created. All parts of the new tenant have been removed.
+            be created. In this case, all parts of the new tenant have been removed.
         SecretError: The request names a secret that does not exist.
     """
     name, metadata = request.name, capsule.metadata

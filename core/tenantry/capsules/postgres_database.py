@@ -2,7 +2,7 @@
 
 Two restores cannot use the same schema at the same time. During a restore, a table in the database,
 the mark table, lists all objects that the restore has created. If a restore is killed, the next
-restore removes these objects and no others.
+restore removes the objects in the mark table, and no others.
 """
 
 from contextlib import ExitStack
@@ -56,7 +56,7 @@ _DROP_TYPES = {
 """Maps the name of an object type to the keyword in a DROP statement, if they differ."""
 
 DATABASE, SCHEMA = "DATABASE", "SCHEMA"
-"""The kinds of objects that `create_clone_database` creates and adds to the mark table."""
+"""The kinds of objects that `create_clone_database` can create."""
 
 Objects = frozenset[tuple[str, str]]
 """The type and the SQL identity of each object."""
@@ -70,7 +70,7 @@ class NewPostgresDatabase(NewDatabase):
     migrations run, but no objects that other programs create later.
 
     Args:
-        url: the URL of the database. For a schema other than the default schema, the URL names the
+        url: the URL of the database. If the schema is not the default schema, the URL must name the
             schema.
 
     Raises:
@@ -166,8 +166,8 @@ def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
     Args:
         url: the URL of the original tenant's database.
         name: the name of the new database or schema.
-        undo: a stack of cleanup callbacks. A callback that drops the new database or schema is
-            added.
+        undo: a stack of cleanup callbacks. The function adds a callback that drops the new database
+            or schema.
 
     Raises:
         DatabaseError: the server refuses to create the database or schema.

@@ -44,7 +44,8 @@ BLOCK_BYTES = 4096
 class PendingRestore:
     """The folder and the database of a restored tenant, before the tenant file exists.
 
-    Unless `commit` is called, the end of the `restore_capsule` block removes both.
+    Unless `commit` is called, the end of the `restore_capsule` block removes the folder and the
+    database.
     """
 
     summary: CapsuleSummary
@@ -57,9 +58,9 @@ class PendingRestore:
         """Keep the folder and the database, unless the `with` block fails.
 
         The caller must write the tenant file in the `with` block, and not earlier. If the process
-        is killed in the block, the folder and the database remain, but the tenant does not exist
-        without its tenant file. In the reverse order, a killed process could leave a tenant file
-        whose folder the next restore would remove.
+        is killed in the `with` block, a folder and a database may remain without a tenant file,
+        which is harmless. If the tenant file were written first, a killed process could leave a
+        tenant file whose folder the next restore would remove.
 
         Raises:
             TenantryError: the folder or the database cannot be kept.
@@ -83,8 +84,8 @@ def restore_capsule(
         on_progress: a function that receives the progress of the restore.
 
     Raises:
-        TenantryError: the restore failed. The text names each file or database that could not be
-            removed.
+        TenantryError: the restore failed. The text of the error names each file or database that
+            could not be removed.
     """
     branches = capsule_branches(capsule.metadata)
     with _new_database(staging, url) as database:

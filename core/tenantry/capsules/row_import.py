@@ -216,7 +216,7 @@ def _core_table(table: CapsuleTable) -> sa.TableClause:
 def _sqlite_triggers_dropped(connection: sa.Connection) -> Iterator[None]:
     """Drop all triggers, and create them again at the end of the `with` block.
 
-    SQLite cannot disable triggers.
+    The triggers are dropped because SQLite cannot disable triggers.
     """
     query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
     triggers = connection.exec_driver_sql(query).all()

@@ -26,7 +26,7 @@ VERSION_TABLE = "alembic_version"
 FETCHED_ROWS = 50
 """Number of rows that one fetch reads from the database.
 
-The number is small, because a row can have several MiB.
+Only a few rows are fetched at a time, because a row can have several MiB.
 """
 
 BUSY_TIMEOUT_S = 30
@@ -44,7 +44,7 @@ _PARTITIONS = """
 """
 """A query that returns all partitions.
 
-Partitions are skipped, because a partitioned table includes the rows of its partitions.
+The backup skips partitions, because a partitioned table includes the rows of its partitions.
 """
 
 _SEQUENCE_POSITION = """
@@ -54,7 +54,7 @@ _SEQUENCE_POSITION = """
 """
 """A query that returns the last value of a column's sequence.
 
-The value is NULL if the column has no sequence, or if the sequence is unused.
+The result is NULL if the column has no sequence, or if the sequence has never been used.
 """
 
 
@@ -78,7 +78,7 @@ class Snapshot:
         self._connection: sa.Connection | None = None
 
     def begin(self) -> None:
-        """Begin a new snapshot. If a SQLite file does not exist, it is not created."""
+        """Begin a new snapshot. A SQLite file that does not exist is not created."""
         self.close()
         if self._engine.dialect.name == "sqlite" and not sqlite_file_exists(self._url):
             return
@@ -107,8 +107,8 @@ class Snapshot:
     def tables(self) -> list[CapsuleTable]:
         """Return the tables, sorted by name.
 
-        PostgreSQL locks the tables, so that no migration can change them while the snapshot is
-        open.
+        In PostgreSQL, the tables are locked, so that no migration can change them while the
+        snapshot is open.
         """
         connection = self._connection
         if connection is None:
@@ -136,7 +136,7 @@ class Snapshot:
         return CapsuleTable(name=name, columns=columns, positions=used)
 
     def rows(self, table: CapsuleTable) -> Iterator[list[Any]]:
-        """Yield the rows of a table. The values are in the order of `table.columns`.
+        """Yield the rows of a table. The values of each row are in the order of `table.columns`.
 
         Raises:
             RowsError: a value has no equivalent in Python.
@@ -165,14 +165,16 @@ class Snapshot:
         return column if is_exact else sa.cast(column, sa.Text)
 
     def close(self) -> None:
-        """End the snapshot. Repeated calls do nothing."""
+        """End the snapshot. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
 
 def open_engine(url: sa.URL) -> sa.Engine:
-    """Return an engine without a connection pool. For SQLite, the caller must run `BEGIN`.
+    """Return an engine without a connection pool.
+
+    For SQLite, the caller must begin transactions with `BEGIN`.
 
     Raises:
         RowsError: the database is in memory, or the engine is not supported.

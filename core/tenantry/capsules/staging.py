@@ -2,7 +2,7 @@
 
 The staging area is on the same disk as the tenants' folders. A process locks its staging folder
 while it runs. Later processes remove the staging folders of killed processes, and the files that
-the killed processes created elsewhere below `<data>`. This module does not handle databases.
+the killed processes created elsewhere below `<data>`.
 """
 
 import os
@@ -47,7 +47,7 @@ class RestoreStaging:
     """The staging folder of one restore, which exists during a `with` block.
 
     Two processes cannot restore tenants of the same name at the same time. Unless `commit` is
-    called, the end of the block removes all files and folders that the restore has created.
+    called, the end of the `with` block removes all files and folders that the restore has created.
 
     Args:
         data_dir: the host's `DATA_DIR`.
@@ -63,7 +63,7 @@ class RestoreStaging:
         self.undo = ExitStack()
         """Callbacks that remove what the restore created outside of `<data>`, such as a database.
 
-        `commit` discards these callbacks.
+        The method `commit` discards the callbacks.
         """
         self._created = self.folder / _CREATED
 
@@ -105,7 +105,7 @@ class RestoreStaging:
         try:
             target.mkdir(mode=0o700)  # `rename` would replace an existing empty folder
         except FileExistsError as error:
-            twin.unlink()  # the folder belongs to another process
+            twin.unlink()  # another process has created the folder
             raise _exists_error(target) from error
         self.tenant_folder.rename(target)
 
@@ -120,14 +120,14 @@ class RestoreStaging:
         try:
             _write_new(path, text)
         except FileExistsError as error:
-            twin.unlink()  # the file belongs to another process
+            twin.unlink()  # another process has created the file
             raise _exists_error(path) from error
 
     @contextmanager
     def commit(self) -> Iterator[None]:
         """Keep the new files and folders, even if the process is killed in the `with` block.
 
-        If the block raises an exception, the new files and folders are removed.
+        If the `with` block raises an exception, the new files and folders are removed.
         """
         committed = self.folder / "committed"
         self._created.rename(committed)

@@ -1,7 +1,4 @@
-"""Copies a tenant's folder for a backup, and writes files for a restore.
-
-This module handles files and locks, but neither databases nor archives.
-"""
+"""Copies a tenant's folder for a backup, and writes files for a restore."""
 
 import fcntl
 import os
@@ -64,10 +61,11 @@ class FolderSnapshot:
     """A copy of a tenant's folder as of one moment. The copy consists of hard links.
 
     The copy matches the snapshot of the database: if a row in the snapshot refers to a file, the
-    copy contains the file. For this purpose, endpoints add a file before its row, and remove a file
-    after its row. During both steps, the endpoint holds the `flock` of the file's folder. The
-    method `freeze` locks all folders, begins the database snapshot, and lists the files. If an
-    endpoint removes a file later, the hard link keeps the content.
+    copy contains the file. To make this possible, endpoints add a file before its row, and remove a
+    file after its row. While an endpoint adds or removes a file and its row, the endpoint holds the
+    `flock` of the file's folder. The method `freeze` locks all folders, begins the database
+    snapshot, and lists the files. If an endpoint removes a file later, the hard link keeps the
+    content.
 
     To create a folder, an endpoint locks the parent folder. If a new folder appears that is not
     locked, `freeze` starts again. Most links are created before the folders are locked, so uploads
@@ -79,8 +77,8 @@ class FolderSnapshot:
             copied.
         database: the path of the SQLite file relative to `folder`, or "".
         default_database: the default path of the SQLite file relative to `folder`. If the tenant
-            uses another database, the snapshot omits this file, because a restored tenant would use
-            it.
+            uses another database, the snapshot omits the default file, because a restored tenant
+            would use that file as its database.
     """
 
     def __init__(
@@ -97,7 +95,7 @@ class FolderSnapshot:
     def freeze(self, begin: Callable[[], None]) -> None:
         """Make the copy match the database snapshot that `begin` starts.
 
-        If a folder changes in the meantime, `begin` is called again. The copy matches the last
+        If a folder changes in the meantime, `begin` is called again, and the copy matches the last
         call.
 
         Raises:
@@ -117,12 +115,12 @@ class FolderSnapshot:
                         return
             except BlockingIOError:
                 pass  # try again after a pause
-            time.sleep(_PAUSE_S)  # lets waiting writers take the locks
+            time.sleep(_PAUSE_S)  # let waiting writers take the locks
         text = f"{self._folder}: its folders are locked or change all the time; try again later."
         raise TenantryError(text)
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return the relative path of each file, and the path of its copy, sorted."""
+        """Return the relative path of each file and the path of its copy, sorted by path."""
         return [(path, self._copy / path) for path in sorted(self._linked)]
 
     def _update(self) -> None:
@@ -179,7 +177,7 @@ class FolderSnapshot:
                 os.link(source, target, follow_symlinks=False)
             except FileNotFoundError:
                 raise
-            except OSError:  # a hard link is not possible, for example to another disk
+            except OSError:  # a hard link is impossible, for example on another disk
                 shutil.copy2(source, target, follow_symlinks=False)
             return True
         return False
@@ -239,7 +237,7 @@ def checked_path(text: str) -> PurePosixPath:
 def write_file(
     folder: Path, path: PurePosixPath, chunks: Iterable[bytes], *, mode: int, mtime: int
 ) -> None:
-    """Write a file from a capsule below `folder`. An existing file is not overwritten.
+    """Write a file from a capsule below `folder`, without overwriting an existing file.
 
     Raises:
         OSError: the file exists, its name is invalid, or the disk is full.

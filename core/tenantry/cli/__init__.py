@@ -2,8 +2,8 @@
 
 The console script `tenantry` calls `main`. A command parses its options, calls functions of other
 packages, and prints the data that the functions return. This package may import every other
-package, and no other package may import this one. Importing gunicorn, Flask and SQLAlchemy takes
-0.5 s, so `main` imports only the module of the called command.
+package, but no other package may import this package. Importing gunicorn, Flask and SQLAlchemy
+takes 0.5 s, so `main` imports only the module of the called command.
 """
 
 import difflib
@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         del ctx
-        return [*COMMANDS]  # in this module, `list` may be the submodule `cli.list`
+        return [*COMMANDS]  # the name `list` may refer to the submodule `cli.list`
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -73,7 +73,7 @@ def tenantry() -> None:
 
 
 def main() -> None:
-    """Run the command line. Errors of the operator are printed on stderr, without a traceback."""
+    """Run the command line. An error that the operator can fix is printed without a traceback."""
     search_current_folder_last()
     try:
         sys.exit(tenantry.main(standalone_mode=False))

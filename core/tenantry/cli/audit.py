@@ -38,7 +38,7 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
 
     Build the tenants NAME... (default: all tenants), and find shared objects, databases, folders
     and cookies, and tenants that accept another tenant's session or key. The exit code is 1 if
-    there are findings other than notes and findings that tenant files accept with AUDIT_ACCEPT.
+    there is a finding that is neither a note nor accepted with AUDIT_ACCEPT in the tenant files.
     """
     findings, number = audit_folder(read_settings(), names)
     problems = [finding for finding in findings if finding.is_problem]
@@ -59,7 +59,7 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
 
     Args:
         settings: The host's settings.
-        names: Names of the tenants to audit. If empty, all tenants are audited.
+        names: Names of the tenants to audit. If no names are given, all tenants are audited.
 
     Raises:
         UnknownTenantError: There is no tenant file for a name.
@@ -82,7 +82,7 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
 def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], list[Finding]]:
     """Return the valid tenants, and a finding for each rejected tenant.
 
-    Conflicts between tenants do not lead to a rejection, because the audit reports conflicts.
+    Conflicts between tenants are not a reason for a rejection, because the audit reports them.
     """
     paths = {path.stem: path for path in tenant_files(settings.tenants_dir)}
     for name in names:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_PROBES = 16
 """Maximum number of databases that `tenantry check` probes at the same time.
 
-If a database does not answer, its probe takes 2 s.
+The probe of a database that does not answer takes 2 s.
 """
 
 
@@ -60,7 +60,7 @@ def find_problems(
 ) -> list[tuple[str, Problem]]:
     """Return pairs of a tenant's name and a problem, sorted by name.
 
-    To find problems, this function builds each valid tenant and connects to its database.
+    Each valid tenant is built, and each database is connected once.
     """
     problems = [
         (tenant.name, problem)
@@ -90,7 +90,7 @@ def find_database_problems(
         file = plain_file(url)
         if file and not file.exists() and file.parent == data_dir.absolute() / tenant.name:
             return None  # the host will create the default database
-        from tenantry.database.probe import probe_database  # noqa: PLC0415 - SQLAlchemy takes 0.3 s
+        from tenantry.database.probe import probe_database  # noqa: PLC0415 - takes 0.3 s
 
         return probe_database(tenant.name, url)
 
@@ -104,7 +104,7 @@ def find_database_problems(
 def _database_problem(
     name: str, found: "DatabaseProbe", owners: dict[tuple[str, ...], str]
 ) -> str | None:
-    """Return the problem of a tenant's database, and record the tenant as its owner."""
+    """Return the problem of a database. If the database works, record which tenant uses it."""
     if found.problem is not None:
         return f"cannot be used: {found.problem}."
     owner = owners.setdefault(found.server_identity, name) if found.server_identity else name

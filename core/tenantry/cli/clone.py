@@ -1,4 +1,4 @@
-"""`tenantry clone`: copies a tenant. The copy has its own secret and database."""
+"""`tenantry clone`: copies a tenant, with a new secret and a new database."""
 
 from pathlib import Path
 

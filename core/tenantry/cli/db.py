@@ -96,8 +96,8 @@ def upgrade_(
     """Upgrade databases to the newest revision of their endpoints.
 
     If a database fails, the upgrade continues with the next database, and the exit code is 1. To
-    upgrade the remaining databases, run the command again. Databases that an earlier run did not
-    upgrade come first.
+    upgrade the remaining databases, run the command again. A new run begins with the databases that
+    an earlier run did not upgrade.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)

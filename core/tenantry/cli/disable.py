@@ -15,4 +15,4 @@ def command(name: str) -> None:
     you run `tenantry enable NAME`.
     """
     change_tenant_state(name, is_disabled=True)
-    click.echo(f"{name}: disabled; running workers follow within 2 s.")
+    click.echo(f"{name}: disabled; takes effect within 2 s.")

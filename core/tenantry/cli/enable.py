@@ -15,4 +15,4 @@ def command(name: str) -> None:
     NAME`. A tenant is parked if its requests have ended worker processes.
     """
     change_tenant_state(name, is_disabled=False, parked="", times_parked=0)
-    click.echo(f"{name}: enabled; running workers follow within 2 s.")
+    click.echo(f"{name}: enabled; takes effect within 2 s.")

@@ -58,8 +58,8 @@ def command(
     """Send one request without a server.
 
     Send a request for PATH through all middleware to the tenant's app, inside the process of this
-    command. Then print the status, the headers and the body of the response. The exit code is 1 if
-    the status is 400 or higher.
+    command. Print the status, the headers and the body of the response. The exit code is 1 if the
+    status is 400 or higher.
     """
     host = create_host()
     host.load()

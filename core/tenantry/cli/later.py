@@ -33,7 +33,7 @@ def reject_later(words: Sequence[str]) -> None:
     Words after `--` are not checked.
 
     Raises:
-        click.UsageError: The command line contains such a command or option.
+        click.UsageError: The command line contains a command or an option of a later version.
     """
     command, *rest = words
     if command not in LATER:

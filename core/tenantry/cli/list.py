@@ -18,13 +18,16 @@ from tenantry.tenants.operator_state import effective_operator_state
 COLUMNS = ("name", "prefix", "state", "endpoints", "reason")
 
 WORKER_FIELDS = ("state", "since", "digest", "reason", "database")
-"""What each worker reports about a tenant. The output of `--json` contains these fields."""
+"""What each worker reports about a tenant.
+
+With `--json`, the command prints these fields for each worker.
+"""
 
 WORST_FIRST = ("failed", "stale", "maintenance", "disabled", "idle", "serving")
 """Tenant states, from worst to best. If workers differ, `tenantry list` shows the worst state.
 
-A combination of `idle` and `serving` is shown as `serving`, because a tenant is `idle` in each
-worker that has received no request yet.
+A tenant is `idle` in each worker that has not received a request yet. Therefore, a combination of
+`idle` and `serving` is shown as `serving`.
 """
 
 

@@ -20,10 +20,10 @@ from tenantry.cli.output import examples
 def command(switch: str, name: str, message: str | None) -> None:
     """Start or end the maintenance of a tenant.
 
-    During maintenance, every request to tenant NAME gets status 503. The change takes effect within
-    2 s, and remains in effect after a restart.
+    During maintenance, every request to tenant NAME gets status 503. Running workers start or end
+    the maintenance within 2 s. A restart does not end the maintenance.
     """
     if switch == "off" and message is not None:
         raise click.UsageError("use --message only with `maintenance on`.")
     change_tenant_state(name, maintenance=(message or True) if switch == "on" else False)
-    click.echo(f"{name}: maintenance {switch}; running workers follow within 2 s.")
+    click.echo(f"{name}: maintenance {switch}; takes effect within 2 s.")

@@ -15,7 +15,7 @@ json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON."
 
 
 def print_json(document: Any) -> None:
-    """Print a document as JSON. Sets become sorted lists, and other types become text."""
+    """Print a document as JSON. Sets become sorted lists, and unknown types become text."""
     click.echo(json.dumps(document, indent=2, default=_json_default))
 
 

@@ -40,7 +40,7 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
 
     Raises:
         TenantryError: A serving tenant would fail in the new workers, or a worker did not start or
-            stop in time. In the first case, no worker is restarted.
+            stop in time. If a serving tenant would fail, no worker is restarted.
     """
     workers = running_workers(settings.data_dir)
     check_new_code()

@@ -29,7 +29,10 @@ def command(name: str, is_json: bool) -> None:
 
 
 def list_routes(settings: HostSettings, tenant: Tenant) -> list[dict[str, Any]]:
-    """Build and close the app of a tenant. Return a row for each URL rule, sorted by rule."""
+    """Build and close the app of a tenant.
+
+    Return a row for each URL rule, in the order of the rules.
+    """
     app = create_app(tenant, data_dir=settings.data_dir)
     try:
         rows: list[dict[str, Any]] = [

@@ -29,8 +29,8 @@ def command(name: str, args: tuple[str, ...]) -> None:
     """Run a Flask command with the app of a tenant.
 
     ARGS is a Flask command: shell, routes, run or a command of the app. Write -- before the Flask
-    command. The Flask command run starts the development server for tenant NAME, without limits and
-    client keys, at / and at the tenant's URL prefix.
+    command. The Flask command run starts Flask's development server for tenant NAME, without limits
+    and client keys. The development server serves the tenant at / and at the tenant's URL prefix.
     """
     settings = read_settings()
     tenant = load_tenant(settings, name)[0]

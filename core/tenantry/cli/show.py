@@ -21,7 +21,7 @@ _HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s", "dea
 def command(name: str, is_json: bool) -> None:
     """Show a tenant's configuration.
 
-    Show every key of tenant NAME with its effective value. Secrets are masked.
+    Show every key of tenant NAME with its effective value. Secrets are masked with asterisks.
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)

@@ -13,8 +13,8 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def interrupting_signals() -> Iterator[None]:
     """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` during the `with` block, like Ctrl-C.
 
-    The exception makes the block clean up. Afterwards, the command exits with code 128 plus the
-    number of the signal. After a call of `ignore_signals`, no signal interrupts the block.
+    The exception makes the `with` block clean up. Then the command exits with code 128 plus the
+    number of the signal. After a call of `ignore_signals`, no signal interrupts the command.
     """
     received: list[int] = []
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
@@ -24,7 +24,7 @@ def interrupting_signals() -> Iterator[None]:
         received.append(number)
         for other in handled:
             signal.signal(other, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
-        raise KeyboardInterrupt  # database drivers stop waiting on this exception
+        raise KeyboardInterrupt  # this exception makes database drivers stop waiting
 
     for number in handled:
         signal.signal(number, interrupt)

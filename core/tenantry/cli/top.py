@@ -20,7 +20,7 @@ from tenantry.settings import read_settings
 ANSWER_TIMEOUT_S = 0.5
 """How long to wait until a worker reports its number of requests in flight.
 
-If a worker does not answer in time, `tenantry top` shows no requests in flight for it.
+If a worker does not answer in time, its requests in flight are not shown.
 """
 
 OTHER_LINES = 3
@@ -41,11 +41,11 @@ OTHER_LINES = 3
 def command(sort: str, per_worker: bool, interval_s: float, is_json: bool) -> None:
     """Show the current usage of each tenant.
 
-    Show the number of requests, errors, bytes, and seconds of processor and database time, per
-    second. in_flight is the number of running requests, and stuck is the number of running requests
-    past their deadline. A value of 0.5 for processor means half a processor, and 3 for busy means
-    three requests at the same time. A request counts in the rates when it has ended. On a terminal,
-    the command runs until Ctrl-C. In a pipe, the output is printed once.
+    Most columns are rates per second, in which a request counts when it has ended. The columns
+    in_flight and stuck are the current numbers of running requests and of requests past their
+    deadline. A value of 0.5 for processor means half a processor, and a value of 3 for busy means
+    three requests at the same time. On a terminal, the command runs until Ctrl-C. In a pipe, the
+    output is printed once.
     """
     data_dir = read_settings().data_dir
     ask = partial(ask_workers, data_dir, "load", ANSWER_TIMEOUT_S)
@@ -74,7 +74,10 @@ def _watch(rates: UsageRates, interval_s: float) -> None:
 
 
 def render_table(rows: list[dict[str, Any]], height: int) -> Table:
-    """Return a table of the first `height` rows. The caption tells how many rows are omitted."""
+    """Return a table of the first `height` rows.
+
+    The caption of the table tells how many rows are omitted.
+    """
     caption = f"and {len(rows) - height} more rows" if len(rows) > height else "quit with Ctrl-C"
     table = Table(box=None, header_style="bold", pad_edge=False, caption=caption)
     for column in columns(rows):

@@ -55,9 +55,9 @@ def _parse_since(_: click.Context, __: click.Parameter, text: str | None) -> flo
 def command(since: float | None, is_csv: bool, is_json: bool) -> None:
     """Show the total usage of each tenant.
 
-    The totals include all processes, even if they have ended. Times are in seconds. Usage is stored
-    per minute for two days, per hour for two months, and then per day (UTC). The totals include the
-    whole minute, hour or day that contains the time of --since.
+    The totals include all processes of the host, even processes that have ended. All times are in
+    seconds. Usage is stored per minute for two days, per hour for two months, and then per day
+    (UTC). The totals include the whole minute, hour or day that contains the time of --since.
     """
     if is_csv and is_json:
         raise click.UsageError("choose either --csv or --json.")

@@ -23,24 +23,25 @@ if TYPE_CHECKING:
 WAIT_S = 5.0
 """Maximum time that a request waits for a connection.
 
-Requests usually keep a connection for much less time. The timeouts of clients and proxies are
-longer.
+The limit is longer than requests usually keep a connection, and shorter than the timeouts of
+clients and proxies.
 """
 
 OWN_WAIT_CHECKOUTS = 10
-"""How long a pool waits for one of its own connections before it evicts a connection of another
-tenant. The unit is the average checkout time of the pool.
+"""How long a pool waits for its own connections before it evicts another tenant's connection.
+
+The unit of this number is the average checkout time of the pool.
 
 Waiting costs other tenants nothing. After an eviction, both tenants have to open a new connection,
-which takes 5 to 10 ms of CPU time. The wait adapts to the load, because a checkout takes 5 ms, or
-50 ms on a busy machine. With a fixed wait of 0.1 s, a busy machine reached only 0.4 to 0.9 of the
-throughput of separate pools.
+which takes 5 to 10 ms of CPU time. Because the wait is a multiple of the checkout time, it adapts
+to the load. A checkout takes 5 ms, or 50 ms on a busy machine. With a fixed wait of 0.1 s, a busy
+machine reached only 0.4 to 0.9 of the throughput of separate pools.
 """
 
 MAX_OWN_WAIT_S = 0.25
 """Maximum time that a pool waits for its own connections.
 
-Only tenants with long checkouts reach this limit.
+A pool reaches this limit only if its checkouts are long.
 """
 
 
@@ -54,12 +55,12 @@ class EvictedConnection:
 
 @dataclass(eq=False)
 class _Waiter:
-    """A waiting call of `acquire`. The lock of the budget protects all fields."""
+    """A call of `acquire` that waits. The lock of the budget protects all fields."""
 
     pool: "BudgetPool"
     must_open: bool
     prefers_own: bool
-    """Whether the call still waits for a connection of its own pool, and evicts no other."""
+    """Whether the call still waits for a connection of its own pool, before it evicts another."""
     grant: "ConnectionPoolEntry | EvictedConnection | None" = None
     granted: threading.Event = field(default_factory=threading.Event)
 
@@ -104,9 +105,9 @@ class ConnectionBudget:
         # idle connections, oldest first
         self._idle: OrderedDict[ConnectionPoolEntry, BudgetPool] = OrderedDict()
         self._waiters: list[_Waiter] = []  # in order of arrival
-        # Returned connections, with None for a returned permit. The garbage collector may return a
-        # connection in a thread that already holds the lock, so the queue must work without the
-        # lock.
+        # A queue of returned connections, with None for each returned permit. The garbage collector
+        # may return a connection in a thread that already holds the lock, so the queue must work
+        # without the lock.
         self._returned: deque[tuple[BudgetPool, ConnectionPoolEntry | None]] = deque()
 
     @property
@@ -165,7 +166,7 @@ class ConnectionBudget:
         return connection
 
     def checkin(self, pool: "BudgetPool", connection: "ConnectionPoolEntry") -> None:
-        """Take back a connection. It becomes idle, or goes to a waiting call of `acquire`."""
+        """Take back a connection, which becomes idle or goes to a waiting call of `acquire`."""
         self._returned.append((pool, connection))
         self._accept_if_free()
 
@@ -205,13 +206,13 @@ class ConnectionBudget:
     def _reset_after_fork(self) -> None:
         """Reset all counts in a forked process.
 
-        uWSGI forks without calling Python's fork hooks, so each call compares the process ID.
+        Because uWSGI forks without calling Python's fork hooks, the budget compares process IDs.
         """
         process = os.getpid()
         if self._process == process:
             return
         # If the parent held a lock at the time of the fork, the lock stays locked in the child.
-        # Therefore, each process has its own lock.
+        # Because of this, each process has its own lock.
         with self._fork_locks.setdefault(process, threading.Lock()):
             if self._process != process:
                 self._inherited += self._idle
@@ -240,8 +241,8 @@ class ConnectionBudget:
     def _try_to_serve(self, waiter: _Waiter) -> bool:
         """Give a waiting call a connection or a permit, if one is available.
 
-        Returns whether the call was served. A new call cannot overtake an earlier call, because an
-        earlier call has already received everything that was available to it.
+        The result is True if the call was served. A new call cannot overtake an earlier call,
+        because an earlier call has already received everything that was available to it.
         """
         pool = waiter.pool
         if pool.idle and not waiter.must_open:
@@ -306,7 +307,7 @@ class ConnectionBudget:
             self._serve_waiters()
 
     def _stop_waiting(self, waiter: _Waiter) -> bool:
-        """Remove a call from the queue. Return whether it was served in the meantime."""
+        """Remove a call from the queue. Return whether the call was served in the meantime."""
         with self._locked():
             if not waiter.granted.is_set():
                 self._waiters.remove(waiter)
@@ -314,7 +315,7 @@ class ConnectionBudget:
 
     def _return_grant(self, waiter: _Waiter) -> None:
         grant = waiter.grant
-        # The connection was not closed yet, so it becomes idle again.
+        # The evicted connection has not been closed yet, so it becomes idle again.
         if isinstance(grant, EvictedConnection):
             with self._locked():
                 self._add_permits(waiter.pool, -1)

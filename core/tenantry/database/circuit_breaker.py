@@ -1,9 +1,9 @@
 """Remembers that a server is down, so that requests fail without waiting.
 
-The circuit breaker does not depend on a database, and starts no threads. The library pybreaker has
-two disadvantages. First, pybreaker holds a lock while it calls the guarded function, so a
-connection attempt that hangs would block all others. Second, pybreaker uses a client's request as
-the next attempt, and not a separate probe.
+The circuit breaker does not depend on a database, and starts no threads. Tenantry does not use the
+library pybreaker, which has two disadvantages. First, pybreaker holds a lock while it calls the
+guarded function, so a connection attempt that hangs would block all others. Second, pybreaker uses
+a client's request as the next attempt, and not a separate probe.
 """
 
 import threading
@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable
 
 FIRST_PAUSE_S = 0.25
-"""Pause after the first failure. The pause is short, because a single failure can be random."""
+"""Pause after the first failure, which is short because a single failure can be random."""
 
 MAX_PAUSE_S = 2.0
 """Maximum pause between two attempts.
 
-The pause doubles after each failure. A probe of a silent server takes another 2 s, so a recovered
-server is noticed within 5 s.
+The pause between two attempts doubles after each failure. A probe of a silent server takes another
+2 s, so a recovered server is noticed within 5 s.
 """
 
 MAX_ATTEMPTS = 2
 """Maximum number of concurrent connection attempts.
 
-Each attempt may block a thread until it times out.
+Each connection attempt may block a thread until a timeout.
 """
 
 SLOW_S = 1.0
@@ -34,8 +34,8 @@ class CircuitBreaker:
     """Decides whether a caller may try to connect to a server. Thread-safe.
 
     While the circuit breaker is closed, a few callers may try at the same time. A failure opens the
-    circuit breaker. While it is open, one probe at a time may try after a pause. A successful probe
-    closes the circuit breaker.
+    circuit breaker. While the circuit breaker is open, one probe at a time may try after a pause. A
+    successful probe closes the circuit breaker.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,7 +71,7 @@ class CircuitBreaker:
             return pause_s
 
     def begin_probe(self) -> bool:
-        """Begin a probe if it is due and no other probe is running. Return whether it may run."""
+        """Begin a probe if one is due and none is running. Return whether the probe may run."""
         with self._lock:
             if not self._failures or self._is_probing or self._clock() < self._retry_at:
                 return False
@@ -109,8 +109,8 @@ class CircuitBreaker:
         return None
 
     def _end_attempt(self) -> None:
-        if self._attempts:  # a probe is not in the list
-            # The oldest start time may belong to another attempt, but the number of attempts is
-            # correct.
+        if self._attempts:  # the list does not contain probes
+            # It does not matter which start time is removed, as long as the number of start times
+            # is correct.
             self._attempts.pop(0)
         self._lock.notify_all()

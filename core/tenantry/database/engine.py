@@ -36,8 +36,8 @@ SERVER_OPTIONS = {
 """Options of libpq for an unreachable server.
 
 If packets to the server are lost, a query fails within 10 s instead of the 15 minutes that are the
-default of Linux. If the server process is frozen, its machine still acknowledges packets. In this
-case, a query can wait forever, and only `connect_timeout` has an effect.
+default of Linux. If only the server process is frozen, its machine still acknowledges packets, and
+a query can wait forever. Then only `connect_timeout` has an effect.
 """
 
 _SQLITE_FULL = {sqlite3.SQLITE_FULL}
@@ -182,7 +182,7 @@ def _time_queries(engine: Engine, note_query: NoteQuery) -> None:
 
     The engine's dialect gets new methods that measure the time. SQLAlchemy's cursor events would
     add 40 µs to each request, and a `do_execute` listener would hide listeners of endpoints.
-    SQLAlchemy's own queries lack the execution option, so they are not counted.
+    Queries that SQLAlchemy itself sends do not have the execution option, so they are not counted.
     """
     engine.update_execution_options(**{_NOTE_QUERY: note_query})
     dialect = engine.dialect

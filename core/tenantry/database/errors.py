@@ -24,7 +24,8 @@ class DatabaseDownError(HTTPException):
     """The database cannot serve a request. The client gets 503 with `Retry-After`.
 
     The exception contains a response of the type `application/problem+json`, which Flask and
-    Flask-RESTful send unchanged. The reason is in `__cause__`, and is not visible to clients.
+    Flask-RESTful send unchanged. The reason for the error is in `__cause__`, and is not visible to
+    clients.
     """
 
     code: int = HTTPStatus.SERVICE_UNAVAILABLE.value
@@ -68,7 +69,7 @@ class ConnectionsExhaustedError(TenantryError):
         super().__init__(owner, waited_s, limit, self.counts)
 
     def __str__(self) -> str:
-        """Return who waited how long, and how many connections each tenant has."""
+        """Return a message with the tenant, the wait, and the connections of all tenants."""
         largest_first = sorted(self.counts.items(), key=lambda item: (-sum(item[1]), item[0]))
         shares = ", ".join(
             f"{owner} {count.checked_out} in use, {count.idle} idle"

@@ -22,9 +22,9 @@ class FileConnector:
     """Opens connections to the SQLite file of a tenant.
 
     SQLite creates a missing file, so nobody would notice that an empty database has replaced a
-    deleted one. Therefore, a marker file, `<file>.made`, records that the database existed. Other
-    processes see the marker, even after a restart. If the marker cannot be written, only the
-    current process remembers that the database existed.
+    deleted one. Therefore, a marker file, `<file>.made`, records that the database existed. All
+    processes see the marker file, even after a restart. If the marker file cannot be written, only
+    the current process remembers that the database existed.
 
     Args:
         owner: the tenant's name.
@@ -47,7 +47,7 @@ class FileConnector:
         """
         if not must_open or file_identity(self._path):
             return
-        # If an operator deletes the database and the marker, an empty database is intended.
+        # If an operator deletes the database and the marker file, an empty database is intended.
         was_lost = (self._existed and not self._is_marked) or file_identity(self._marker)
         if not was_lost:
             return
@@ -83,7 +83,7 @@ class FileConnector:
     def _write_marker(self) -> None:
         self._existed = True
         text = f"While this file exists, Tenantry does not create an empty {self._path.name}.\n"
-        # The disk may be full, or the folder may belong to another user.
+        # Writing the marker file may fail, for example if the disk is full.
         with suppress(OSError):
             self._marker.write_text(text)
             self._is_marked = True

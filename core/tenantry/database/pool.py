@@ -49,7 +49,7 @@ class Connector(Protocol):
 
 
 class BudgetPool(Pool):
-    """The pool of one engine. Other tenants may evict its idle connections.
+    """The pool of one engine. Other tenants may evict idle connections of the pool.
 
     Args:
         creator: a function that opens a connection for a pool entry.
@@ -68,7 +68,7 @@ class BudgetPool(Pool):
         **pool_options: Any,
     ) -> None:
         self.owner = owner
-        # Idle connections, newest last. The lock of the budget protects the list.
+        # Idle connections, newest last. The lock of the budget protects this list.
         self.idle: list[ConnectionPoolEntry] = []
         self.average_checkout_s = ASSUMED_CHECKOUT_S
         self._budget = budget
@@ -237,13 +237,16 @@ class BudgetPool(Pool):
                 self._budget.release(self)
 
     def _close_partly_opened(self) -> None:
-        """Close a connection whose set-up failed. Older releases of SQLAlchemy leave it open."""
+        """Close a connection whose set-up failed.
+
+        Older releases of SQLAlchemy leave such a connection open.
+        """
         connection = getattr(self._thread, "opened", None)
         if id(connection) in self._opened:
             self._close_connection(connection, terminate=True)
 
     def _use_permit(self) -> bool:
-        """Use the permit of the thread. Return False if the thread had no permit."""
+        """Use up the permit of the current thread. Return False if the thread had no permit."""
         had_permit = getattr(self._thread, "has_permit", False)
         self._thread.has_permit = False
         return had_permit

@@ -21,7 +21,7 @@ FROM pg_database WHERE datname = current_database()
 """
 """A query that identifies a PostgreSQL database, independently of its host name.
 
-The start time distinguishes a server from a copy of it.
+The start time of the server distinguishes the server from a copy.
 """
 
 
@@ -36,7 +36,7 @@ class DatabaseProbe:
 
 
 def probe_database(owner: str, url_text: str) -> DatabaseProbe:
-    """Connect to a database once. If a server is silent, this takes 2 s for each address."""
+    """Connect to a database once. A silent server takes 2 s for each of its addresses."""
     url = make_url(url_text)
     if url.get_backend_name() == "sqlite":
         if is_in_memory(url):
@@ -67,7 +67,7 @@ def _connect(owner: str, url: URL) -> DatabaseProbe:
 
 
 def _server_identity(connection: Connection) -> tuple[str, ...] | None:
-    """Return the identity of the database. A server that is not PostgreSQL may have none."""
+    """Return the identity of the database, or None if the server does not report an identity."""
     try:
         return tuple(map(str, connection.exec_driver_sql(_IDENTITY_QUERY).one()))
     except SQLAlchemyError:

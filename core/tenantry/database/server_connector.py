@@ -19,15 +19,16 @@ CLOSE_TIMEOUT_S = 2.0
 """Maximum wait, after a connection is closed, until its server process has ended.
 
 The server process usually ends within 2 ms, or within 0.3 s on a busy machine. If the server is
-frozen, one request waits this long, and later requests do not wait until the server responds again.
+frozen, one request waits for the full time. Later requests do not wait until the server responds
+again.
 """
 
 FRESH_S = 0.5
 """How long a returned connection is used again without a check of its socket.
 
-The check releases the interpreter lock. On a busy worker, reacquiring this lock takes longer than a
-query. Restarting a server, or an idle timeout, takes longer than this period. If the server ends a
-connection earlier, one request gets 503.
+The check of a socket releases the interpreter lock. On a busy worker, reacquiring the interpreter
+lock takes longer than a query. A restart of the server and an idle timeout take longer than
+`FRESH_S`. If the server ends a connection within `FRESH_S`, one request gets 503.
 """
 
 _logger = logging.getLogger(__name__)
@@ -36,8 +37,9 @@ _logger = logging.getLogger(__name__)
 class ServerConnector:
     """Opens connections to the database server of a tenant.
 
-    While the server is down, opening a connection fails immediately. A request may then start a
-    probe, which is a thread that connects once. Requests do not wait for a probe.
+    While the server is down, opening a connection fails immediately. While the server is down, a
+    request may start a probe, which is a thread that connects once. Requests do not wait for a
+    probe.
 
     Args:
         owner: the tenant's name.
@@ -46,7 +48,7 @@ class ServerConnector:
 
     def __init__(self, owner: str, password: str = "") -> None:
         self.probe: Callable[[], None] = lambda: None
-        """A function that opens one connection. `make_engine` sets this attribute."""
+        """A function that opens one connection. `make_engine` sets this function."""
         self._owner = owner
         self._password = password
         self._breaker = CircuitBreaker()
@@ -96,7 +98,7 @@ class ServerConnector:
             if self._breaker.fail():
                 self._log("database.down", _masked_line(error, self._password))
             raise DatabaseDownError(self._breaker.pause_s or 1) from error
-        except BaseException:  # from a signal handler of the web server
+        except BaseException:  # raised by a signal handler of the web server
             self._breaker.fail()
             raise
         self._is_silent = False
@@ -107,8 +109,8 @@ class ServerConnector:
     def close(self, connection: Any, close_connection: Callable[[], None]) -> None:
         """Close a connection, and wait until its server process has ended.
 
-        The permit of the connection is released afterwards. Therefore, the server never has more
-        connections than the budget allows.
+        The permit of the connection is released after the server process has ended. Therefore, the
+        server never has more connections than the budget allows.
         """
         duplicate = _duplicate_descriptor(connection)
         if duplicate is None:
@@ -147,7 +149,7 @@ class ServerConnector:
 def _descriptor(connection: Any) -> int | None:
     """Return the file descriptor of an open psycopg connection, or None.
 
-    For other drivers, idle connections are not checked.
+    With drivers other than psycopg, idle connections are not checked.
     """
     try:
         return int(connection.fileno())
@@ -173,7 +175,7 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
 def _reaches_eof(descriptor: int, timeout_s: float) -> bool:
     """Discard all data from the server, and return whether it closes the connection in time.
 
-    PostgreSQL closes the socket when the backend exits, and no longer counts the connection then.
+    PostgreSQL closes the socket only when the connection no longer counts toward its limit.
     """
     deadline = time.monotonic() + timeout_s
     while _is_readable(descriptor, deadline - time.monotonic()):

@@ -1,7 +1,7 @@
 """Provides the database of an app, which endpoints import with `from tenantry import db`.
 
-Importing SQLAlchemy takes 0.3 s, and endpoints without tables do not need it. Therefore, SQLAlchemy
-is imported on first use.
+Importing SQLAlchemy takes 0.3 s, and endpoints without tables do not need it. For this reason,
+SQLAlchemy is imported on first use.
 """
 
 import threading
@@ -52,7 +52,7 @@ class Database:
 
     @property
     def engine(self) -> "Engine":
-        """The engine, which is created on first use. Queries open its connections.
+        """The engine of the app, which is created on first use. The first query opens a connection.
 
         Raises:
             RuntimeError: the database is closed.
@@ -111,7 +111,7 @@ def database_of(app: Flask) -> Database:
 
 
 def close_database(app: Flask) -> None:
-    """Close the database of an app. Repeated calls do nothing."""
+    """Close the database of an app. Idempotent."""
     database = app.extensions.pop(_EXTENSION, None)
     if database is not None:
         database.close()
@@ -124,7 +124,7 @@ def _close_session(_: BaseException | None) -> None:
 
 
 class CurrentDatabase:
-    """The database of the current app. Without an app context, access raises an error."""
+    """The database of the current app. Outside of an app context, any access raises an error."""
 
     @property
     def engine(self) -> "Engine":
@@ -133,7 +133,7 @@ class CurrentDatabase:
 
     @property
     def session(self) -> "Session":
-        """The session of the current app context. The end of the context rolls it back."""
+        """The session of the current app context. The end of the context rolls back the session."""
         session: Session | None = g.get(_EXTENSION)
         if session is None:
             session = database_of(current_app).new_session()

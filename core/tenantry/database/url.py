@@ -1,8 +1,8 @@
 """Checks database URLs, and detects whether two URLs name the same database.
 
 Checking a URL does not connect to the database. Importing SQLAlchemy takes 0.3 s, and most tenants
-use the default database, a plain SQLite file. Therefore, SQLAlchemy is imported only for other
-URLs.
+use the default database, a plain SQLite file. Therefore, SQLAlchemy is imported only for URLs that
+are not a plain SQLite file.
 """
 
 import os
@@ -25,8 +25,8 @@ _SETTING = re.compile(r"(?:^|\s)(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
 _BEFORE_QUERY = ("dbname", "user", "password", "service", "hostaddr")
 """Parameters of libpq that are rejected in the query part of a URL.
 
-libpq prefers the query part to the rest of the URL. With these parameters, a URL would not show
-which database is used, and the password would be visible in logs.
+libpq prefers the query part to the rest of the URL. With such parameters in its query part, a URL
+would not show which database is used, and would reveal the password in logs.
 """
 
 _HOST_AND_PORT = re.compile(r"([\w.-]+):(\d+)")
@@ -36,7 +36,7 @@ _DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
 
 def check_database_url(text: str) -> None:
-    """Check a URL. For a plain SQLite file, SQLAlchemy is not imported.
+    """Check a database URL. For a plain SQLite file, SQLAlchemy is not imported.
 
     Raises:
         ValueError: `parse_database_url` would reject the URL.
@@ -50,7 +50,7 @@ def parse_database_url(text: str) -> "URL":
 
     Raises:
         ValueError: the URL is invalid or ambiguous, its dialect is unknown, or its driver is not
-            installed. The text does not contain the password.
+            installed. The text of the error does not contain the password.
     """
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - see the module docstring
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError  # noqa: PLC0415 - as above
@@ -144,7 +144,7 @@ def database_identity(text: str) -> tuple[str, ...] | None:
 
 def _without_nul(text: str) -> str:
     if "\0" in text:
-        raise ValueError("a URL cannot contain NUL")
+        raise ValueError("a URL cannot contain a NUL character")
     return text
 
 
@@ -194,7 +194,7 @@ def _schema(url: "URL") -> str:
 
 
 def _search_path(url: "URL") -> list[str]:
-    """Return the schemas in the search path of a URL. Quoted names must not contain a comma."""
+    """Return the schemas in the search path of a URL. Quoted names are assumed to have no comma."""
     options = url.query.get("options", ())
     text = " ".join((options,) if isinstance(options, str) else options)
     path = "public"

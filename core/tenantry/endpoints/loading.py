@@ -2,7 +2,7 @@
 
 A Flask-RESTful `Api` keeps only the app of its last registration, and sets attributes on `Resource`
 classes. Therefore, the objects in `blueprint.py` and `resources.py` must exist once for each app.
-The module `private_modules` gives each app its own copy of these modules.
+The module `private_modules` gives each app its own copy of an endpoint's modules.
 """
 
 import difflib
@@ -40,7 +40,7 @@ class LoadedEndpoint:
 
     blueprint: Blueprint
     package: str
-    """Name of the copy in `sys.modules`."""
+    """Name of the private copy in `sys.modules`."""
 
     def unload(self) -> None:
         """Remove the private modules, and their signal receivers and loggers."""
@@ -165,7 +165,7 @@ def _location(error: BaseException, package: str) -> str:
 
 def _unload(private: str) -> None:
     disconnect_receivers(private)
-    # The copy is necessary, because other threads may import modules during the loop.
+    # Loop over a copy of `sys.modules`, because other threads may import modules in the meantime.
     for name in list(sys.modules):
         if name.partition(".")[0] == private:
             sys.modules.pop(name, None)

@@ -1,6 +1,6 @@
 """Defines an import hook that gives each app a private copy of an endpoint's package.
 
-For the tenant acme, the copy of the package `a.b` is the package `a/b@acme-1`. Both are compiled
+For the tenant acme, the copy of the package `a.b` is the package `a/b@acme-1`, which is compiled
 from the same files. Inside the copy, an import such as `from a.b.resources import …` refers to the
 copy. The modules `models` and `migrations` are not copied, because all apps share them.
 """
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from types import CodeType, ModuleType
 
 SHARED_MODULES = ("models", "migrations")
-"""Names of the modules that all apps share. These modules must not have state."""
+"""Names of the modules that all apps share. Modules that all apps share must not have state."""
 
 
 def private_name(package: str, owner: str) -> str:
@@ -24,14 +24,14 @@ def private_name(package: str, owner: str) -> str:
 
 
 def plain_name(private: str) -> str:
-    """Return the name of the original package. A name that is not private is unchanged."""
+    """Return the name of the original package. The name of any other package is unchanged."""
     return private.partition("@")[0].replace("/", ".")
 
 
 def folders_of(package: str) -> list[str]:
-    """Return the folders of a package. The list is empty if the package does not exist.
+    """Return the folders of a package, or no folders if the package does not exist.
 
-    A tenant file can name any package, and this must not run the code of the package in a serving
+    A tenant file can name any package, but the code of that package must not run in a serving
     process. Therefore, this function does not call `importlib.util.find_spec`, which would import
     the parent packages.
     """
@@ -76,8 +76,8 @@ def _package_spec(package: str, private: str) -> importlib.machinery.ModuleSpec 
     folders = folders_of(package)
     if not folders:
         return None
-    # The `__init__.py` of an endpoint must be empty. Therefore, the copy can be a namespace
-    # package, which needs no loader.
+    # The `__init__.py` of an endpoint must be empty. Because of this, the private copy can be a
+    # namespace package, which needs no loader.
     spec = importlib.machinery.ModuleSpec(private, None, is_package=True)
     spec.submodule_search_locations = folders
     return spec

@@ -1,7 +1,7 @@
 """Limits the signal receivers of an endpoint to the signals of one app.
 
-After `request_started.connect(f)`, the function `f` would be called for the requests of every app
-in the process.
+Without a limit, `request_started.connect(f)` would make Flask call `f` for the requests of every
+app in the process.
 """
 
 import weakref

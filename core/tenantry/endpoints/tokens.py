@@ -1,8 +1,8 @@
 """Provides `tenantry.serializer`, which signs tokens for links in emails, forms and invitations.
 
-The salt contains the name of the tenant. Therefore, a tenant rejects tokens of other tenants, even
-of a tenant with the same `SECRET_KEY`. Tokens that were signed with a key in `SECRET_KEY_FALLBACKS`
-are valid.
+The salt of a token contains the name of the tenant. Therefore, a tenant rejects the tokens of all
+other tenants, even if two tenants have the same `SECRET_KEY`. Tokens that were signed with a key in
+`SECRET_KEY_FALLBACKS` are valid.
 """
 
 from flask import current_app
@@ -20,7 +20,7 @@ def serializer(purpose: str) -> URLSafeTimedSerializer:
         RuntimeError: there is no app context.
     """
     config = current_app.config
-    # The last key signs, so `SECRET_KEY` comes after the fallbacks.
+    # The library itsdangerous signs with the last key, so `SECRET_KEY` comes after the fallbacks.
     keys = [*(config["SECRET_KEY_FALLBACKS"] or ()), config["SECRET_KEY"]]
     salt = f"tenantry.token.{current_app.import_name}.{purpose}"
     return URLSafeTimedSerializer(keys, salt=salt)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 DECODING_MEMORY = "tenantry.decoding_memory"
 """Key in `app.extensions` of the `MemoryBudget` for decoding images.
 
-A small file may need hundreds of MiB, so a limit for each request is not enough.
+Decoding a small image file may need hundreds of MiB, so a limit for each request is not enough.
 """
 
 DECODING_BYTES = 300 * 1024 * 1024
 """Memory for all images that a process decodes at the same time.
 
-The memory is enough for one image of the maximum size.
+The memory budget is large enough for one image of the maximum size.
 """
 
 DECODING_WAIT_S = 3.0

@@ -7,8 +7,8 @@ the growth of a database, counts from the next measurement on. If the ledger is 
 folder is measured again.
 
 While an upload is being written, only a part of it is in the folder. Therefore, a sparse file of
-the upload's full size reserves the space. A measurement counts both files, which may be too much,
-but never too little.
+the upload's full size reserves the space. Because a measurement counts both files, the result can
+be too large, but never too small.
 """
 
 import fcntl
@@ -30,7 +30,8 @@ MEASUREMENT_AGE_S = 60.0
 FULL_MEASUREMENT_AGE_S = 10.0
 """How long a measurement is valid while the quota is exceeded.
 
-Within this time, deleted files make room, and retries of a client do not keep the disk busy.
+The time is short, so that deleted files soon make room. The time is long enough that retries of a
+client do not keep the disk busy.
 """
 
 LEDGER = ".quota"
@@ -54,7 +55,7 @@ class QuotaExceededError(HTTPException):
 
 
 class FolderQuota:
-    """The quota of one folder. Creating an instance is cheap, because all state is in a file.
+    """The quota of one folder. Creating a `FolderQuota` is cheap, because all state is in a file.
 
     Args:
         folder: an existing folder.
@@ -73,7 +74,7 @@ class FolderQuota:
     def reserve(self, size_bytes: int) -> Iterator[None]:
         """Reserve space for what the `with` block writes to the folder.
 
-        If the block fails, the reservation is cancelled.
+        If the `with` block raises an exception, the reservation is cancelled.
 
         Raises:
             QuotaExceededError: the folder would exceed the quota.
@@ -88,14 +89,14 @@ class FolderQuota:
             is_added = True
         finally:
             with self._locked_ledger() as ledger:
-                reservation.close()  # this also deletes the sparse file
+                reservation.close()  # closing the sparse file deletes it
                 used, measured_at = _read(ledger)
                 _write(ledger, used if is_added else max(0, used - size_bytes), measured_at)
 
     def _begin(self, size_bytes: int, limit_bytes: int) -> IO[bytes]:
         with self._locked_ledger() as ledger:
             used, measured_at = _read(ledger)
-            # If the clock was set back, the age is negative.
+            # If the clock has been set back, the age is negative.
             age_s = abs(self._clock() - measured_at)
             is_full = used + size_bytes > limit_bytes
             is_valid = age_s < (FULL_MEASUREMENT_AGE_S if is_full else MEASUREMENT_AGE_S)
@@ -133,7 +134,7 @@ def measure(folder: Path) -> int:
 
 
 def _sparse_file(folder: Path, size_bytes: int) -> IO[bytes]:
-    """Return a locked file that takes no disk space. Closing the file deletes it."""
+    """Return a locked file that takes no disk space. Closing the file deletes the file."""
     file = NamedTemporaryFile(dir=folder, prefix=RESERVATION)  # noqa: SIM115 - closed by the caller
     fcntl.flock(file, fcntl.LOCK_EX)
     file.truncate(size_bytes)

@@ -6,16 +6,19 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 REQUEST_ID = "tenantry.request_id"
-"""The ID of the request. `Edge` sets this key before any layer can answer."""
+"""The ID of the request. `Edge` sets the request ID before any layer can answer."""
 
 PATH_TAIL = "tenantry.path_tail"
 """The rest of a long path, after the segments that can be a URL prefix.
 
-The mount of the tenant appends the rest to `PATH_INFO`.
+The mount of the tenant appends the rest of the path to `PATH_INFO`.
 """
 
 TENANT = "tenantry.tenant"
-"""The name of the tenant. The key is missing if the request has not reached a tenant's mount."""
+"""The name of the tenant.
+
+A request that has not reached a tenant's mount does not have this key.
+"""
 
 REQUEST_RECORD = "tenantry.request_record"
 """The `RequestRecord` of the request."""
@@ -26,13 +29,16 @@ REFUSED = "tenantry.refused"
 SENT_STATUS = "tenantry.sent_status"
 """The status line that the client has already received.
 
-At the deadline, the host sends a 504. The status of the app's later response is ignored.
+At the deadline of a request, the host sends a 504, and ignores the status of the app's later
+response.
 """
 
 HEAD_CHECKED_FOR = "tenantry.head_checked_for"
-"""The name of the tenant whose `HeadChecks` have accepted or refused the request. With this key,
-Flask does not check the host name again, because Werkzeug's own check rejects `ACME.test`,
-`acme.test.`, `web_1` and `[::1]`."""
+"""The name of the tenant whose `HeadChecks` have accepted or refused the request.
+
+With this key, Flask does not check the host name again, because Werkzeug's own check rejects
+`ACME.test`, `acme.test.`, `web_1` and `[::1]`.
+"""
 
 HEAD_REFUSAL = "tenantry.head_refusal"
 """The `Refusal` of a request that `HeadChecks` have refused; absent if accepted."""
@@ -46,8 +52,8 @@ CLIENT = "tenantry.client"
 ENDPOINT = "tenantry.endpoint"
 """The Flask endpoint that the request matched.
 
-`Containment` sets this key at the start of the response, because Flask removes its request from the
-environ before the body is closed.
+`Containment` sets the endpoint at the start of the response, because Flask removes its request from
+the environ before the body is closed.
 """
 
 _WERKZEUG_REQUEST = "werkzeug.request"

@@ -1,6 +1,7 @@
 """Creates the host's own responses, of the type `application/problem+json` (RFC 9457).
 
-These responses never contain a file path, a stack trace, or information about another client.
+A response of the host never contains a file path, a stack trace, or information about another
+client.
 """
 
 import json
@@ -30,7 +31,10 @@ class ProblemResponse:
     authenticate: str | None = None
     """Value of the `WWW-Authenticate` header, for a 401 or a 403 (RFC 9110 §11.6.1)."""
     is_refusal: bool = True
-    """Whether the host rejected the request. If False, the app failed."""
+    """Whether the host rejected the request.
+
+    If False, the response reports a failure of the app.
+    """
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -61,7 +65,7 @@ class ProblemResponse:
         """Return a JSON document with `type`, `title`, `status`, `detail` and `request_id`."""
         return f"{self._start_of_body}{quoted(environ.get(REQUEST_ID, ''))}}}\n".encode("ascii")
 
-    # Both properties are cached, because many requests can get the same response.
+    # The two properties below are cached, because many requests can get the same response.
 
     @cached_property
     def _status_line(self) -> str:

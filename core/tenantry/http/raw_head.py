@@ -14,9 +14,11 @@ from tenantry.http.environ import REQUEST_ID
 from tenantry.http.problem import ProblemResponse
 
 NO_TENANT = ""
-"""The tenant of requests with a head that does not clearly name a tenant. All requests of
-`NO_TENANT` together get the share of one tenant. Without a limit, twelve clients that requested
-unknown paths took every thread of a worker."""
+"""The tenant of requests with a head that does not clearly name a tenant.
+
+All requests of `NO_TENANT` together get the share of one tenant. Without a limit, twelve clients
+that requested unknown paths took every thread of a worker.
+"""
 
 LIVENESS = "/-/livez"
 """The path of the liveness page, and the tenant of requests for the liveness page."""

@@ -34,8 +34,11 @@ class RequestRecord:
     traceparent = ""
     tracestate = ""
     queries = 0
-    """Number of database queries, for the access log only. If two threads of one request add a
-    query at once, the record can lose a query. `UsageCounters` counts every query."""
+    """Number of database queries, for the access log only.
+
+    If two threads of one request add a query at once, the record can lose a query. `UsageCounters`
+    counts every query.
+    """
     database_ns = 0
 
     # `Accounting` sets the following attributes at the end of the request.

@@ -1,7 +1,7 @@
 """Upgrades and downgrades the databases of many tenants in one run, called a fleet run.
 
-Each database is migrated in a child process. If a migration fails, the run continues with the next
-database. The journal records which databases have not been migrated yet.
+Each database is migrated in a child process. If a migration fails, the fleet run continues with the
+next database. The journal records which databases have not been migrated yet.
 """
 
 import os
@@ -36,16 +36,18 @@ from tenantry.tenants.model import Tenant
 JOBS = 4
 """Number of databases that a fleet run migrates at the same time.
 
-A migration mostly waits for the database server. Two measurements with 80 PostgreSQL databases,
-whose server shared 2 busy processors with the run, had the following results in ms per database:
-305 and 279 with 1 job, 162 and 237 with 2 jobs, 73 and 175 with 4 jobs, and 144 and 154 with 8
-jobs.
+A migration mostly waits for the database server. Two measurements with 80 PostgreSQL databases gave
+the following times per database: 305 and 279 ms with 1 job, 162 and 237 ms with 2 jobs, 73 and 175
+ms with 4 jobs, and 144 and 154 ms with 8 jobs. The server shared 2 busy processors with the run.
 """
 
 
 @dataclass(frozen=True)
 class FleetReport:
-    """The result of a fleet run. The attribute `run` is its number, or None if nothing changed."""
+    """The result of a fleet run.
+
+    The attribute `run` is the number of the run, if anything changed.
+    """
 
     run: int | None
     results: tuple[MigrationStatus, ...]
@@ -68,7 +70,7 @@ def upgrade(
     limits: FleetLimits | None = None,
     on_status: OnStatus | None = None,
 ) -> FleetReport:
-    """Upgrade databases to the newest revisions in the code, the heads.
+    """Upgrade databases to the heads, which are the newest revisions in the code.
 
     If an earlier run to the same heads is unfinished, this run continues it under the same number.
     A database that is already at its head costs one query.
@@ -148,7 +150,7 @@ def _upgrade(
 
     try:
         result = runner.upgrade(target, record_start)
-    except JournalError as error:  # A migration without a record in the journal must not start.
+    except JournalError as error:  # A migration must not start without a record in the journal.
         return MigrationStatus(name, "failed", reason=str(error))
     before, after = result.before or frozenset(), result.after or frozenset()
     if result.state == "unchanged":  # A concurrent run or a killed run has upgraded the database.
@@ -169,10 +171,10 @@ def _status_of_failure(tenant: str, result: MigrationResult) -> MigrationStatus:
 
 
 def _recorded(status: MigrationStatus, record: Callable[[], None]) -> MigrationStatus:
-    """Write a result to the journal; if the journal fails, add the error to the result.
+    """Write a result to the journal. If the journal fails, add the error to the result.
 
-    After a journal error, the step remains `running`, and the next run reads the database to find
-    the result of the step.
+    After an error of the journal, the step remains `running`, and the next run reads the state of
+    the database.
     """
     try:
         record()
@@ -190,13 +192,13 @@ def downgrade(
 ) -> FleetReport:
     """Downgrade the databases of the given tenants to their revisions from before a run.
 
-    Only databases that the run changed are downgraded, and only by the revisions that the run
-    applied.
+    Databases that the run did not change are not downgraded. A downgrade undoes only the revisions
+    that the run applied.
 
     Args:
         tenants: the tenants to downgrade.
         data_dir: the folder of the journal and of the default databases.
-        run: the number of the run. None means the last run that applied something.
+        run: the number of the run. The default is the last run that changed a database.
         limits: concurrency and time limits of the run.
         on_status: called in the calling thread with each tenant's result, as soon as the result is
             known.
@@ -235,7 +237,7 @@ def downgrade(
 
 
 def _run_to_downgrade(journal: Journal, requested: int | None) -> int | None:
-    """Return the requested run; without a request, return the last run.
+    """Return the requested run. If no run is requested, return the last run.
 
     Raises:
         TenantryError: the run does not exist, or the last run is downgraded already.
@@ -300,7 +302,7 @@ def _for_each(
 ) -> Iterator[MigrationStatus]:
     """Yield the result of `migrate_one` for each target, as the migrations complete."""
     runners = [MigrationRunner(limits.timeout_s, limits.lock_timeout_s) for _ in range(limits.jobs)]
-    # The last-used runner comes first, because its process runs already.
+    # The runner that was used last comes first, because its child process is already running.
     idle: LifoQueue[MigrationRunner] = LifoQueue()
 
     def migrate_with_idle_runner(target: MigrationTarget) -> MigrationStatus:

@@ -1,12 +1,12 @@
 """Rejects requests to endpoints whose tables are older than the code.
 
 While the database is behind the code, requests to endpoints with tables get 503. When the database
-is up to date, requests do not cost any additional query. If a statement fails because a table or a
+is up to date, the guard sends no queries to the database. If a statement fails because a table or a
 column is missing, the guard reads the revisions of the database again.
 
 When a tenant's app is built, the guard upgrades the tenant's default database. Only `tenantry db`
 upgrades other databases. The journal does not record upgrades by the guard, so `tenantry db
-downgrade` does not undo them. Otherwise, the next build of the app would upgrade the database
+downgrade` does not undo them. If it did, the next build of the app would upgrade the database
 again.
 """
 
@@ -93,15 +93,16 @@ class MigrationGuard:
         """Whether requests may reach endpoints with tables.
 
         A database error closes the guard without the lock. If another thread is reading the
-        revisions at that moment, it may open the guard again. The next statement that fails closes
-        the guard.
+        revisions at that moment, it may open the guard again. In this case, the next statement that
+        fails closes the guard.
         """
         self.problem = ""
         """The problem of the database for operators: `behind: …`, `ahead: …`, `down: …`, or ""."""
         self._target = target
         self._database = database
         self._clock = clock
-        # Names of the guarded blueprints. The set does not change after the first request.
+        # Names of the guarded blueprints. After the first request, the set of names does not
+        # change.
         self._guarded: set[str] = set()
         # A thread holds the lock while it reads the revisions or upgrades the database. The lock
         # protects the attributes from `_may_upgrade` to `_observed_engine`.
@@ -152,14 +153,14 @@ class MigrationGuard:
     def check(self) -> bool:
         """Read the revisions if a check is due, and return whether the guard is open.
 
-        The first check of a default database upgrades it.
+        The first check of a default database upgrades the database.
 
         Raises:
             DatabaseDownError: the database does not respond.
         """
         is_due = not self.problem or self._clock() >= self._next_check
         wait_s = 0.0 if self.problem else UPGRADE_WAIT_S
-        # Another request that holds the lock is already checking the database.
+        # If another request holds the lock, that request is already checking the database.
         if is_due and self._lock.acquire(timeout=wait_s):
             try:
                 if not self.is_open and self._clock() >= self._next_check:
@@ -174,7 +175,7 @@ class MigrationGuard:
         if status.state == "behind" and self._may_upgrade:
             self._upgrade()
             return
-        self._may_upgrade = False  # so that a later downgrade is not undone
+        self._may_upgrade = False  # the guard must not undo a later downgrade
         self.is_open = status.state != "behind"
         if self.is_open:
             self._upgrade_failure = ""
@@ -196,7 +197,7 @@ class MigrationGuard:
             raise DatabaseDownError(RECHECK_S) from error
 
     def _describe_down(self, error: BaseException) -> str:
-        if isinstance(error, TenantryError):  # its text already says what to do
+        if isinstance(error, TenantryError):  # the text of the error already says what to do
             return f"down: {describe_error(error)}."
         return (
             f"down: {describe_error(error)}; start the database, or correct 'DATABASE_URI'. Check "
@@ -204,7 +205,10 @@ class MigrationGuard:
         )
 
     def _observe_engine(self) -> "Engine":
-        """Return the engine of the app. The first call starts to observe its errors."""
+        """Return the engine of the app.
+
+        The first call registers a handler for errors of the engine.
+        """
         engine = self._database.engine
         if engine is not self._observed_engine:
             from sqlalchemy import event  # noqa: PLC0415 - already imported by the engine
@@ -260,7 +264,7 @@ def _behind_response() -> Response:
 
 
 def add_migration_guard(app: Flask, tenant: Tenant, data_dir: Path) -> MigrationGuard | None:
-    """Add a guard to an app, without reading the database. An app without tables gets none.
+    """Add a guard to an app, without reading the database. An app without tables gets no guard.
 
     Raises:
         EndpointError: an endpoint does not exist, or its revisions cannot be read.

@@ -3,7 +3,7 @@
 The journal is a SQLite file in the data folder. Before a database is changed, the journal records
 the revisions of the database, and that its step is running. Therefore, the journal is correct even
 if the process is killed at any moment. A power failure may lose the last records. Waiting for the
-disk would prevent this, but would take longer than most migrations.
+disk would prevent the loss of records, but would take longer than most migrations.
 """
 
 import contextlib
@@ -28,7 +28,10 @@ _REMEDIES = {
 }
 
 LOCK_TIMEOUT_S = 30.0
-"""Maximum wait while another process writes to the journal. A write takes microseconds."""
+"""Maximum wait while another process writes to the journal.
+
+A write to the journal takes microseconds.
+"""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
@@ -51,7 +54,10 @@ CREATE TABLE IF NOT EXISTS step (
 
 
 class JournalError(TenantryError):
-    """The journal cannot be created, read or written. Earlier records are not lost."""
+    """The journal cannot be created, read or written.
+
+    Earlier records in the journal are not lost.
+    """
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,10 @@ class Step:
 
 
 def journal_file(data_dir: Path) -> Path:
-    """Return the path of the journal, which begins with a dot like no tenant's folder."""
+    """Return the path of the journal.
+
+    The name begins with a dot, so no tenant has the same name.
+    """
     return data_dir / ".migrations" / "journal.sqlite3"
 
 
@@ -84,7 +93,8 @@ class Journal:
     """The journal, which is open during a `with` block. Safe for threads and processes.
 
     Raises:
-        JournalError: SQLite failed in any method. The text says what the operator can do.
+        JournalError: SQLite failed in any method. The text of the error says what the operator can
+            do.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -125,8 +135,8 @@ class Journal:
         """Continue or start a run that upgrades the given tenants, and return its number.
 
         The last run continues if it is unfinished, if its endpoints have the same heads, and if its
-        tenants have the same databases. Otherwise, a new run starts. Each step that is not done
-        becomes pending.
+        tenants have the same databases. If the last run cannot continue, a new run starts. Each
+        step that is not done becomes pending.
 
         Args:
             heads: maps each endpoint to the heads of its code.
@@ -157,8 +167,8 @@ class Journal:
         """Record that a migration starts. Call this method before the database is changed.
 
         If a killed run continues, the journal keeps the revisions from the first start. If the step
-        was already done, the database has been downgraded since then. In this case, the new
-        revisions replace the recorded ones.
+        was already done, the database has been downgraded since then. If a database has been
+        downgraded, the new revisions replace the recorded revisions.
         """
         self._execute(
             "UPDATE step SET "
@@ -185,8 +195,9 @@ class Journal:
     def record_at_head(self, databases: Mapping[str, str]) -> None:
         """Complete the steps of the last run whose databases are already at their heads.
 
-        If the run had started the step, the run itself has upgraded the database, and the step is
-        done. Otherwise, another process has upgraded the database, and the step is removed.
+        If the last run had started a step, that run has upgraded the database, and the step is
+        done. If the last run had not started a step, another process has upgraded the database, and
+        the step is removed.
 
         Args:
             databases: maps each tenant to the identity of its database.
@@ -213,7 +224,10 @@ class Journal:
         )
 
     def record_downgrade_failure(self, run: int, tenant: str, reason: str) -> None:
-        """Record why the downgrade of a step failed. The step still counts as applied."""
+        """Record why the downgrade of a step failed.
+
+        A step whose downgrade failed still counts as applied.
+        """
         self._execute(
             "UPDATE step SET reason = ?, changed = ? WHERE run = ? AND tenant = ?",
             (reason, time.time(), run, tenant),
@@ -285,7 +299,7 @@ class Journal:
 def _unfinished_run(
     connection: sqlite3.Connection, heads: Mapping[str, list[str]], databases: Mapping[str, str]
 ) -> int | None:
-    """Return the last run if it can continue. New endpoints are added to the run."""
+    """Return the last run if it can continue, after adding new endpoints to the run."""
     row = connection.execute("SELECT id, heads FROM run ORDER BY id DESC LIMIT 1").fetchone()
     if row is None:
         return None

@@ -1,7 +1,7 @@
 """Prevents two processes from migrating a database at the same time.
 
 For PostgreSQL, Tenantry uses an advisory lock. For other engines, Tenantry locks a file, which
-works on one machine. Both locks are released when the process ends.
+works on one machine. Both kinds of locks are released when the process ends.
 """
 
 import fcntl
@@ -17,8 +17,9 @@ from sqlalchemy import Connection, text
 POLL_S = 0.1
 """Time between two attempts to get the lock.
 
-A query that waits for the lock would keep a transaction open. If the other process runs `CREATE
-INDEX CONCURRENTLY`, that statement would wait for the transaction forever.
+A query that waits for an advisory lock keeps a transaction open. If the process that holds the lock
+runs `CREATE INDEX CONCURRENTLY`, the statement waits for this transaction forever. Therefore,
+Tenantry polls for the lock.
 """
 
 _LOCK_KEY = text(
@@ -26,7 +27,7 @@ _LOCK_KEY = text(
 )
 """A query for the key of the advisory lock.
 
-The key includes the schema, because two tenants may have schemas in the same database.
+The key of the lock includes the schema, because two tenants may have schemas in the same database.
 """
 
 _TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
@@ -55,14 +56,15 @@ def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) ->
         timeout_s: maximum time to wait for the lock.
 
     Raises:
-        DatabaseLockedError: the lock was not free in time. The text names the process that holds
-            it.
+        DatabaseLockedError: the lock was not free in time. The text of the error names the process
+            that holds the lock.
     """
     if connection.dialect.name == "postgresql":
         _lock_postgres(connection, timeout_s)
         yield
     else:
-        # The file is never removed, because another process may already be waiting for it.
+        # The lock file is never removed, because another process may already be waiting for its
+        # lock.
         with lock_file.open("a+", encoding="utf-8") as file:
             _lock_file(file, timeout_s)
             yield
@@ -102,7 +104,7 @@ def _lock_file(file: IO[str], timeout_s: float) -> None:
         return file.read(100)
 
     _wait_for_lock(try_lock, read_holder, timeout_s)
-    # If the disk is full, the lock works, but without the name of the process.
+    # If the disk is full, the lock works, but the lock file does not name the process.
     with suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()}")

@@ -42,7 +42,7 @@ If the process dies during a COMMIT, nobody knows whether the transaction was co
 """
 
 TRANSACTIONAL_ENGINES = ("postgresql", "sqlite")
-"""The engines that can roll back DDL. For SQLite, `_connect` adds the necessary events."""
+"""The engines that can roll back DDL. SQLite needs the events that `_connect` adds."""
 
 _COMMIT = re.compile(r"\s*(commit|end)\b", re.IGNORECASE)
 
@@ -60,7 +60,7 @@ def migrate(
     """
     try:
         connection = _connect(request.url)
-    except Exception as error:  # noqa: BLE001 - whatever a driver raises
+    except Exception as error:  # noqa: BLE001 - drivers raise many classes of exceptions
         return MigrationReply("unreachable", reason=describe_unreachable(error))
     lock = migration_lock(connection, Path(request.lock_file), request.lock_timeout_s)
     with connection, lock:
@@ -123,7 +123,7 @@ class _CommitCounter:
         self.count += 1
 
     def _note_statement(self, connection: Connection, _: Any, statement: str, *_args: Any) -> None:
-        if _COMMIT.match(statement):  # for example from op.execute("COMMIT")
+        if _COMMIT.match(statement):  # a migration may run op.execute("COMMIT")
             self._note_commit(connection)
 
 
@@ -182,7 +182,7 @@ def _check_foreign_keys(connection: Connection) -> None:
 
 @lru_cache
 def _script_directory(folders: tuple[Path, ...]) -> ScriptDirectory:
-    """Return the revisions in the given folders, which are cached."""
+    """Return the revisions in the given folders. The result is cached."""
     return ScriptDirectory(folders[0], version_locations=list(folders))
 
 

@@ -1,4 +1,4 @@
-"""Starts the process that runs migrations, and defines the messages of both sides.
+"""Starts the child process that runs migrations, and defines the messages to and from it.
 
 Migrations never run in a serving process, because a migration may hang or end its process. The
 module `process_child` runs in the child process. Each message is a line of JSON, sent over a
@@ -55,7 +55,7 @@ class ProcessEndedError(Exception):
 
 
 class MigrationProcess:
-    """A child process that migrates one database after another. Call `close()` to end it.
+    """A child process that migrates one database after another. Call `close()` to end the process.
 
     The child process first imports Alembic, which takes 0.6 s. If the parent process dies, the
     child process ends. Only `kill()` is thread-safe.
@@ -93,7 +93,7 @@ class MigrationProcess:
             raise ProcessEndedError from error
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
-        """Return the next message of the process. After an error, call `close()`.
+        """Return the next message of the process. After an error, no method except `close()` works.
 
         Raises:
             TimeoutError: no message arrived in time.

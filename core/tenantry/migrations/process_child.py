@@ -63,6 +63,6 @@ def _reply(request: MigrationRequest, on_start: OnStart, on_commit: OnCommit) ->
 def _end_with_parent(fd: int) -> None:
     """Wait until the parent has ended, and then end all processes of the session."""
     poll = select.poll()
-    poll.register(fd, 0)  # reports only that the socket was closed
+    poll.register(fd, 0)  # an event mask of 0 reports only the end of the connection
     poll.poll()
     os.killpg(0, signal.SIGKILL)

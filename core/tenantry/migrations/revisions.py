@@ -40,8 +40,8 @@ class RevisionStatus:
     state: RevisionState
     """Whether the tables match the code.
 
-    The state is `behind` if the tables of any endpoint are older than the code. Otherwise, the
-    state is `ahead` if the tables of any endpoint are newer.
+    If the tables of any endpoint are older than the code, the state is `behind`. If no tables are
+    older but the tables of any endpoint are newer, the state is `ahead`.
     """
     current: frozenset[str]
     """Revisions of the database that exist in the code."""
@@ -49,7 +49,7 @@ class RevisionStatus:
     unknown: frozenset[str] = frozenset()
     """Revisions of the database that newer code may have written.
 
-    Tenantry does not upgrade a database with such revisions.
+    Tenantry does not upgrade a database that has revisions of newer code.
     """
 
 
@@ -105,7 +105,7 @@ def compare(branches: Collection[Branch], versions: Collection[str]) -> Revision
 
 
 def _without_bundled(revisions: frozenset[str]) -> frozenset[str]:
-    """Omit the revisions of endpoints that come with Tenantry."""
+    """Return the revisions without those of endpoints that come with Tenantry."""
     if not revisions:
         return revisions
     bundled = read_branches(available_endpoints())
@@ -154,7 +154,7 @@ def _branches_of(endpoint: str) -> Iterator[Branch]:
 
 @lru_cache(maxsize=1000)
 def _read_branch(endpoint: str, folder: Path, files: tuple[tuple[str, int], ...]) -> Branch:
-    """Return the branch that the revision files define. The result is cached.
+    """Return the branch that the revision files define. The branch is cached.
 
     Args:
         endpoint: the name of the endpoint in `BLUEPRINTS`.

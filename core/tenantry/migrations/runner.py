@@ -1,6 +1,6 @@
 """Migrates one database after another in a child process.
 
-Even if a migration ends or blocks the child process, the result is known.
+Even if a migration ends or blocks the child process, the runner returns a result.
 """
 
 import time
@@ -41,7 +41,10 @@ class MigrationTarget:
     lock_file: Path
     """The file to lock for engines other than PostgreSQL."""
     folder: Path | None = None
-    """The folder of a default database. If necessary, a migration creates the folder."""
+    """The folder of a default database.
+
+    If the folder does not exist, a migration creates the folder.
+    """
     destination: frozenset[str] | None = None
     """The revisions to upgrade to, or None for the heads of the code."""
 
@@ -54,7 +57,7 @@ class MigrationTarget:
 def migration_target(
     tenant: str, url: str, branches: tuple[Branch, ...], data_dir: Path
 ) -> MigrationTarget:
-    """Return the migration target of a tenant. No file or folder is created."""
+    """Return the migration target of a tenant, without creating a file or a folder."""
     parsed = parse_database_url(url)
     lock_file = data_dir / ".migrations" / f"{tenant}.lock"
     folder = None
@@ -81,7 +84,7 @@ class _Progress:
     """The progress of a migration."""
 
     timeout_s: float
-    """The time limit of the current phase."""
+    """The time limit of the migration's current phase."""
     before: frozenset[str] | None = None
     """The revisions of the database when the migration started, or None."""
     has_committed: bool = False
@@ -133,7 +136,10 @@ class MigrationRunner:
         current: Collection[str],
         destination: Collection[str],
     ) -> MigrationResult:
-        """Downgrade a database. If it is not at the revisions `current`, the downgrade fails."""
+        """Downgrade a database.
+
+        If the database is not at the revisions `current`, this method fails.
+        """
         return self._run(target, frozenset(destination), downgrade_from=sorted(current))
 
     def _run(
@@ -215,7 +221,7 @@ def _result(
     before: frozenset[str] | None,
     reply: MigrationReply,
 ) -> MigrationResult:
-    """Return the result of a migration. After a failure, read the revisions of the database."""
+    """Return the result of a migration, and read the revisions of the database after a failure."""
     if reply.state in ("migrated", "unchanged"):
         revisions = frozenset(reply.revisions)
         return MigrationResult(reply.state, revisions if before is None else before, revisions)
@@ -229,7 +235,7 @@ def _result(
         return MigrationResult("failed", before, reason=text)
     after = status.current
     if status.state == "at head" if destination is None else after == destination:
-        # The failure occurred after the last COMMIT.
+        # The migration failed after its last COMMIT.
         return MigrationResult("migrated", before, after)
     advice = _advice(target.tenant, after)
     if reply.is_rolled_back and after == before:

@@ -18,13 +18,14 @@ from tenantry.migrations.version_table import describe_unreachable, read_version
 from tenantry.tenants.model import Tenant
 
 READ_THREADS = 8
-"""Default number of databases to read at the same time. Most of the time, a thread waits."""
+"""Default number of databases to read at the same time. A thread mostly waits for a server."""
 
 SAMPLE_SIZE = 8
-"""Number of databases that an upgrade reads first.
+"""Size of the sample of databases that an upgrade reads first.
 
-If all of them are behind, the upgrade assumes that all other databases are behind, and saves the
-time for reading them. Reading a database takes 5 ms, which is a sixth of a small migration.
+If all databases in this sample are behind, the upgrade assumes that all other databases are behind,
+too, and saves the time for reading them. Reading a database takes 5 ms, which is a sixth of a small
+migration.
 """
 
 TenantState = Literal[
@@ -41,9 +42,9 @@ class MigrationStatus:
     tenant: str
     state: TenantState
     before: frozenset[str] = frozenset()
-    """The revisions of the database before its migration or, without a migration, now."""
+    """The revisions before the migration. Without a migration, the current revisions."""
     after: frozenset[str] = frozenset()
-    """The revisions of the database after its migration or, without a migration, in the code."""
+    """The revisions after the migration. Without a migration, the newest revisions in the code."""
     reason: str = ""
     """The problem of the database, and what to do about it."""
     target: MigrationTarget | None = field(default=None, repr=False, compare=False)
@@ -85,7 +86,7 @@ def fleet_status(
 
 
 def status_before_upgrade(tenants: Sequence[Tenant], data_dir: Path) -> list[MigrationStatus]:
-    """Read a few databases. If all of them are behind, assume that the others are behind, too.
+    """Read a sample of the databases. If the whole sample is behind, assume that all others are.
 
     The process that migrates a database reads its revisions again while it holds the lock.
     """

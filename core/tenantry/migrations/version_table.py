@@ -1,7 +1,7 @@
 """Reads the revisions of a database from Alembic's table `alembic_version`.
 
-Reading changes nothing. A SQLite file that does not exist is not created. SQLAlchemy is imported on
-first use, so that a host can start without it.
+Reading the revisions changes nothing, and does not create a missing SQLite file. SQLAlchemy is
+imported on first use, so that a host can start without it.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,11 +32,11 @@ class SchemaError(TenantryError):
 
 
 class LostDatabaseError(TenantryError):
-    """A SQLite file has existed, but is now missing. A new empty file would hide the loss."""
+    """A SQLite file has existed, but is now missing. Creating a new file would hide the loss."""
 
 
 def read_versions(url: "URL") -> frozenset[str]:
-    """Read the revisions of a database with its driver, without SQLAlchemy.
+    """Read the revisions of a database directly with the database driver, without SQLAlchemy.
 
     A new SQLAlchemy engine sends additional queries when it connects. For a fleet run, which reads
     every database, connecting is the main cost.

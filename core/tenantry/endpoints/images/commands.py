@@ -34,8 +34,8 @@ from .models import MissingContentError
 def check(fix: bool, min_age_s: float, is_thorough: bool) -> None:
     """Compare the rows of images in the database with the image files.
 
-    The exit code is 1 if a difference is found and not fixed. You can run the command while the
-    tenant serves.
+    The exit code is 1 if a difference is found and not fixed. You can run this command while the
+    tenant serves requests.
     """
     folder = Path(current_app.instance_path, "images")
     model = ImageConsistencyModel(

@@ -16,12 +16,15 @@ from sqlalchemy.orm import Session
 from .models import ContentStore, ImageModel, MissingContentError, Shard
 
 MIN_AGE_S = 3600.0
-"""Age in seconds from which a file without a row counts as abandoned. No upload takes an hour."""
+"""Age in seconds from which a file without a row counts as abandoned.
+
+The age is longer than any upload takes.
+"""
 
 
 @dataclass(frozen=True)
 class Inconsistency:
-    """A difference between the rows in the database and the image files."""
+    """A difference between the image rows in the database and the image files."""
 
     description: str
     subject: str
@@ -42,8 +45,8 @@ class ImageConsistencyModel:
         session: a session of the tenant's database, without an open transaction.
         folder: the folder of the image files.
         fix: whether to remove files without a row, and rows without a file. A damaged file is kept,
-            because a backup or a new upload of the same image can replace it.
-        min_age_s: newer files are ignored.
+            because a new upload of the same image can replace the damaged file.
+        min_age_s: the minimum age of a file in seconds. Newer files are ignored.
         is_thorough: whether to compare the hashes of all files, and not only their sizes.
     """
 
@@ -63,7 +66,7 @@ class ImageConsistencyModel:
         self._is_thorough = is_thorough
 
     def inconsistencies(self) -> Iterator[Inconsistency]:
-        """Yield each inconsistency. If `fix` is set, the row or the file has already been removed.
+        """Yield each difference between rows and files. If `fix` is set, it has already been fixed.
 
         Raises:
             MissingContentError: the database has images, but the folder has no files. A volume is

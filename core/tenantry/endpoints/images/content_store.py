@@ -3,7 +3,7 @@
     <folder>/ab/abcd…      content whose hash begins with ab <folder>/incoming/     uploads in
     progress
 
-A folder such as `ab` is called a shard. Files in a shard are always complete. Threads and processes
+A folder such as `ab` is called a shard. A shard contains only complete files. Threads and processes
 can share a store, because each shard has a lock. While a thread changes the files of a shard, or
 the database rows that belong to these files, the thread holds the lock.
 """
@@ -26,7 +26,7 @@ _COPY_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """An upload that is stored in the folder `incoming`."""
+    """An upload, which is stored in the folder `incoming`."""
 
     path: Path
     sha256: str
@@ -34,14 +34,14 @@ class ReceivedFile:
 
 
 class ContentStore:
-    """Stores content in one folder, which the first upload creates. No file stays open."""
+    """Stores files in one folder, which the first upload creates."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._incoming = folder / "incoming"
 
     def path_of(self, sha256: str) -> Path:
-        """Return the path for a hash. The file may not exist."""
+        """Return the path of the file for a hash, even if the file does not exist."""
         return self._folder / sha256[:SHARD_DIGITS] / sha256
 
     def is_intact(self, sha256: str, size_bytes: int) -> bool:
@@ -71,13 +71,13 @@ class ContentStore:
     def locked(self, sha256: str) -> Iterator["Shard"]:
         """Lock a shard during the `with` block, given its name or a hash.
 
-        If another thread or process holds the lock, this method waits. When a process ends, its
-        locks are released.
+        If another thread or process holds the lock, this method waits. The end of a process
+        releases its locks.
         """
         folder = self._folder / sha256[:SHARD_DIGITS]
         if not folder.is_dir():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # A backup holds the same lock while it lists the shards.
+            # While a backup lists the shards, it holds the lock of the folder.
             with _locked(self._folder):
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _sync(self._folder)
@@ -85,7 +85,7 @@ class ContentStore:
             yield Shard(folder)
 
     def shards(self) -> list[str]:
-        """Return the names of all shards, sorted."""
+        """Return the sorted names of all shards."""
         if not self._folder.is_dir():
             return []
         names = (path.name for path in self._folder.iterdir())

@@ -64,8 +64,8 @@ def inspect_image(path: Path, memory: MemoryBudget) -> Inspection:
 def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[bytes, str]:
     """Return a thumbnail without metadata, and its media type.
 
-    The thumbnail of a JPEG is a JPEG, rotated according to the EXIF data. For any other format, the
-    thumbnail is a PNG of the first frame. Small images are not enlarged.
+    The thumbnail of a JPEG is a JPEG, rotated according to the EXIF data. For an image in any other
+    format, the thumbnail is a PNG of the first frame. Small images are not enlarged.
 
     Args:
         path: a file that `inspect_image` accepted.
@@ -124,7 +124,7 @@ def _reserve(reservation: ExitStack, memory: MemoryBudget, size_bytes: int) -> N
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    """Map a file into memory. Mapped pages do not count as memory of the process."""
+    """Map a file into memory, because mapped pages do not count as memory of the process."""
     with path.open("rb") as file:
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,19 +1,19 @@
-"""Defines the errors of the image repository. The text of each error is for the client.
+"""Defines the errors of the endpoint `images`. The text of each error is for the client.
 
 ImageError ├── UnknownImageError     no image has the requested id ├── BadRequestError       a name
 or a cursor is invalid ├── WrongTypeError        the bytes are not an image of a supported type ├──
-BrokenImageError      the image is truncated, damaged, or too large to decode ├── BusyError
-other images use all memory for decoding └── MissingContentError   the image's file is gone: a fault
-of the operator, not of the client
+BrokenImageError      the image is truncated, damaged, or too large to decode ├── BusyError other
+images use all memory for decoding └── MissingContentError   the image's file is gone: a fault of
+the operator, not of the client
 """
 
 
 class ImageError(Exception):
-    """The image repository rejects a request. The text of the error is for the client."""
+    """A request for images cannot be served. The text of the error is for the client."""
 
 
 class UnknownImageError(ImageError):
-    """No image has the requested id."""
+    """No image has the requested ID."""
 
     def __init__(self) -> None:
         super().__init__("There is no image with this id.")

@@ -1,7 +1,7 @@
 """Recognizes image formats by the first bytes of a file, and adds checks that Pillow lacks.
 
-The checks follow the structure of a file to the end of the image. Any bytes after the end are
-ignored, because phones append videos and second images.
+The checks follow the structure of a file to the end of the image. Any bytes after the end of the
+image are ignored, because phones append videos and second images.
 """
 
 import mmap
@@ -26,8 +26,8 @@ MAX_PIXELS = 25_000_000
 MAX_WEBP_PIXELS = 12_500_000
 """Maximum number of pixels of a WebP image.
 
-The limit is lower, because the decoder of WebP needs the most memory. A file of 50 bytes can claim
-to have 25 million pixels.
+The limit for WebP is lower than for other formats, because decoding WebP needs the most memory. A
+WebP file of 50 bytes can claim to have 25 million pixels.
 """
 
 MAX_SCANS = 30

@@ -6,9 +6,9 @@ while the folder of the file is locked. Therefore, a crash can leave a file with
 transaction is open.
 
 All apps share this module and the modules that it imports. The modules `resources.py`,
-`commands.py` and `consistency.py` exist once for each app. If they imported a shared module
-directly, a second copy of its classes would exist. Therefore, they import all names from this
-module.
+`commands.py` and `consistency.py` exist once for each app, and import all shared names from this
+module. If they imported another shared module directly, the app would get a second copy of the
+classes in that module.
 """
 
 import base64
@@ -97,7 +97,7 @@ class ImageModel(Base):
 
     @property
     def created(self) -> datetime:
-        """The time of the upload. The first 48 bits of the image's ID contain this time."""
+        """The time of the upload, which is in the first 48 bits of the image's ID."""
         return datetime.fromtimestamp(int.from_bytes(self.id.bytes[:6], "big") / 1000, UTC)
 
     def data(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class ImageModel(Base):
 
 
 class ImageRepoModel:
-    """The images of one tenant. Create an instance for each session.
+    """The images of one tenant. Create a new instance for each session.
 
     Args:
         session: a session of the tenant's database, without an open transaction.
@@ -127,7 +127,7 @@ class ImageRepoModel:
         self._store = ContentStore(folder)
 
     def add(self, body: IO[bytes], name: str, memory: MemoryBudget) -> ImageModel:
-        """Store an image. If the same image is uploaded twice, both share one file.
+        """Store an image. If an image is uploaded twice, both entries share one file.
 
         Raises:
             BadRequestError: the name is too long.
@@ -200,7 +200,7 @@ class ImageRepoModel:
             raise MissingContentError from error
 
     def delete(self, image_id: str) -> None:
-        """Delete an image. Its file is also deleted, unless another image has the same content.
+        """Delete an image, and its file unless another image has the same content.
 
         Raises:
             UnknownImageError: no image has the given id.
@@ -221,9 +221,9 @@ class ImageRepoModel:
 def _new_id() -> uuid.UUID:
     """Return a UUID of version 7, which sorts by time and cannot be guessed.
 
-    With such IDs, the primary key lists the newest images first, and an ID does not reveal the
-    number of images. The bits after the milliseconds are a fraction of a millisecond (RFC 9562
-    §6.2, method 3).
+    Because the IDs of images sort by time, the primary key can list the newest images first. An ID
+    does not reveal the number of images. The bits after the milliseconds are a fraction of a
+    millisecond (RFC 9562 §6.2, method 3).
     """
     milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
     fraction = (rest_ns << 12) // 1_000_000

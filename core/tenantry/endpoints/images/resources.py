@@ -75,13 +75,13 @@ class ImageResource(Resource):  # type: ignore[misc]
 
     @property
     def memory(self) -> MemoryBudget:
-        """The memory budget for decoding, which all tenants of the process share."""
+        """The memory budget for decoding images, which all tenants of the process share."""
         memory: MemoryBudget = current_app.extensions[DECODING_MEMORY]
         return memory
 
 
 class ImageList(ImageResource):
-    """The list of a tenant's images."""
+    """The HTTP resource for the list of a tenant's images."""
 
     def get(self) -> JsonResponse:
         """Return up to `?limit=` images, with the newest first, from `?cursor=` on."""
@@ -103,20 +103,20 @@ class ImageList(ImageResource):
 
 
 class ImageItem(ImageResource):
-    """The description of one image."""
+    """The HTTP resource for the description of one image."""
 
     def get(self, image_id: str) -> JsonResponse:
-        """Return the description of the image."""
+        """Return the description of the image with the given ID."""
         return self.repo.get(image_id).data(), HTTPStatus.OK
 
     def delete(self, image_id: str) -> tuple[str, int]:
-        """Delete the image."""
+        """Delete the image with the given ID."""
         self.repo.delete(image_id)
         return "", HTTPStatus.NO_CONTENT
 
 
 class ImageContent(ImageResource):
-    """The content of one image."""
+    """The HTTP resource for the content of one image."""
 
     def get(self, image_id: str) -> Response:
         """Send the whole image, a range of its bytes, or 304."""
@@ -176,7 +176,7 @@ def _one_of(numbers: range) -> Callable[[str], int]:
 
 
 def _unchanged(etag: str) -> Response | None:
-    """Return 304 if the client already has the image, or None.
+    """Return a 304 response if the client already has the image.
 
     If a precondition of the request fails, abort with 412. Preconditions are evaluated before the
     range (RFC 9110 §13.2.2).
@@ -190,7 +190,7 @@ def _unchanged(etag: str) -> Response | None:
 
 
 def _isolated(response: Response) -> Response:
-    """Forbid shared caches to store a response, and browsers to display it as a page."""
+    """Add headers that forbid shared caching and scripts in a response."""
     response.headers["Cache-Control"] = f"private, max-age={CACHE_S}"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
