@@ -8,6 +8,7 @@ import pytest
 from click import Group
 from packaging.requirements import Requirement
 
+from log_lines import CollectedLines
 from request_records import request_record
 from tenantry.cli import tenantry
 from tenantry.cli.usage import COLUMNS
@@ -70,7 +71,7 @@ def test_the_table_of_settings_is_the_code() -> None:
 def test_every_usage_column_and_log_fact_is_documented() -> None:
     """`config/README.md` names each column of `tenantry usage` and each field of the access log."""
     lines: list[str] = []
-    AccessLog("json", lines.append)(request_record())
+    AccessLog("json", CollectedLines(lines))(request_record())
 
     assert [] == [column for column in COLUMNS[1:] if f"`{column}`" not in CONFIG_README]
     assert [] == [fact for fact in json.loads(lines[0]) if f'"{fact}": ' not in CONFIG_README]

@@ -28,6 +28,7 @@ from tenantry.middleware.host_pages import HostPages, MountStatus
 from tenantry.migrations.guard import upgrade_default_database
 from tenantry.observability.access_log import AccessLog
 from tenantry.observability.control_socket import ControlSocket
+from tenantry.observability.log_writer import STDERR
 from tenantry.observability.logging import configure_logging
 from tenantry.observability.prometheus import MetricsPage
 from tenantry.observability.redaction import secret_scope
@@ -157,6 +158,7 @@ class Host:
             mount.close()
         self.usage.close()
         self.resources.close()
+        STDERR.close()
 
     def load(self) -> None:
         """Validate the tenants folder once, on the calling thread, and ignore later changes."""
@@ -254,6 +256,7 @@ class Host:
         ]
         for thread in self._background:
             thread.start()
+        STDERR.start()
 
     def _freeze(self) -> None:
         """Exclude long-lived objects from garbage collection (1.1 s with 10,000 apps)."""

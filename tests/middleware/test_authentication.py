@@ -11,7 +11,7 @@ import pytest
 from werkzeug.test import Client as HttpClient
 from werkzeug.test import TestResponse
 
-from servers import CONFIG_FILE, Server
+from servers import CONFIG_FILE, Server, wait_until
 from tenantry.host import Host
 from tenantry.middleware.authentication import (
     CLAIMS,
@@ -494,4 +494,5 @@ def test_keys_are_read_correctly_behind_gunicorn(
     answers = [server.send(f"{head}{headers}\r\n".encode()) for headers in requests]
 
     assert [b"201", b"201", b"401", b"401", b"401"] == [one.split()[1] for one in answers]
+    wait_until(lambda: 5 == server.log.read_text().count("request.ended"))
     assert key not in server.log.read_text()

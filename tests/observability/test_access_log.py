@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from werkzeug.test import Client
 
+from log_lines import CollectedLines
 from servers import CONFIG_FILE, Server, wait_until
 from tenantry.host import Host
 from tenantry.http.environ import CLIENT
 from tenantry.http.problem import ProblemResponse
 from tenantry.http.raw_head import render_response
-from tenantry.http.request_record import record_unparsed
-from tenantry.observability.access_log import AccessLog, write_stderr
+from tenantry.http.request_record import RequestRecord, record_unparsed
+from tenantry.observability.access_log import AccessLog
 from tenantry.settings import HostSettings
 from tenantry.tenants.clients import hash_client_key
 
@@ -38,12 +39,15 @@ shop_bp = Blueprint("shop", __name__)
 def log():
     db.session.execute(text("SELECT 1"))
     body = request.get_data()
+    request.environ["REMOTE_ADDR"] = "198.51.100.1"
     write = lambda: logging.getLogger("some.library").warning("library.logged")
     thread = threading.Thread(target=copy_context().run, args=(write,))
     thread.start()
     thread.join()
     return body
 """
+
+FROM = {"REMOTE_ADDR": "203.0.113.7"}
 
 Lines = list[dict[str, Any]]
 
@@ -77,7 +81,7 @@ def _client(
     write_tenant("acme", BLUEPRINTS=["landing", shop])
     write_tenant("closed", CLIENTS={"mobile": hash_client_key("the-key")})
     write_tenant("globex", MAINTENANCE=True)
-    host = Host(settings, AccessLog("json", lines.append))
+    host = Host(settings, AccessLog("json", CollectedLines(lines)))
     host.load()
     yield Client(host)
     host.close()
@@ -93,7 +97,9 @@ def test_a_line_has_the_facts_of_its_request(client: Client, lines: list[str]) -
     """An access log line has the tenant, request ID, status, bytes, times and trace ID."""
     headers = {"X-Request-ID": "id-1", "traceparent": PARENT}
 
-    client.post("/acme/log?token=hidden", data=b"12345", headers=headers).close()
+    client.post(
+        "/acme/log?token=hidden", data=b"12345", headers=headers, environ_overrides=FROM
+    ).close()
 
     [line] = parsed(lines)
     times = [line.pop(key) for key in ("wall_ms", "processor_ms", "database_ms")]
@@ -101,8 +107,8 @@ def test_a_line_has_the_facts_of_its_request(client: Client, lines: list[str]) -
     assert {
         "event": "request.ended", "level": "info", "logger": "tenantry.request",
         "tenant": "acme", "request_id": "id-1", "trace_id": TRACE, "endpoint": "shop.log",
-        "method": "POST", "path": "/acme/log", "status": 200, "bytes_in": 5, "bytes_out": 5,
-        "queries": 1,
+        "address": "203.0.113.7", "method": "POST", "path": "/acme/log", "status": 200,
+        "bytes_in": 5, "bytes_out": 5, "queries": 1,
     } == line  # fmt: skip
     assert times[0] > times[2] > 0
 
@@ -161,7 +167,7 @@ def test_a_line_cannot_be_forged(settings: HostSettings, lines: list[str], form:
 
     A client therefore cannot forge a log line.
     """
-    host = Host(settings, AccessLog(form, lines.append))
+    host = Host(settings, AccessLog(form, CollectedLines(lines)))
     host.load()
     environ = {
         "PATH_INFO": '/a\n\x1b[2J" status=200\xc3\xa9\xe2\x80\xa8',
@@ -185,14 +191,14 @@ def test_a_line_fits_in_one_write(
 
     A pipe writes up to 4 KiB in one step.
     """
-    host = Host(settings, AccessLog(form, lines.append))
+    host = Host(settings, AccessLog(form, CollectedLines(lines)))
     host.load()
 
     environ = {"PATH_INFO": "/" + part * 4000, CLIENT: "oidc:" + "\x7f" * 4000}
     Client(host).open("/", environ_overrides=environ).close()
     head = b"GET /acme/" + b"%F0" * 4000 + b" HTTP/1.1\r\n\r\n"
     response = b"HTTP/1.1 429 Too Many Requests\r\nX-Request-ID: id-1\r\n\r\n"
-    AccessLog(form, lines.append)(record_unparsed("acme", head, response))
+    AccessLog(form, CollectedLines(lines))(record_unparsed("acme", head, response))
 
     assert [True, True] == [len(line) < 4096 and r"\u2026" in line for line in lines]
     host.close()
@@ -202,25 +208,65 @@ def test_a_console_line_has_the_form_of_all_others(
     settings: HostSettings, lines: list[str]
 ) -> None:
     """In the console format, an access log line looks like all other log lines."""
-    host = Host(settings, AccessLog("console", lines.append))
+    host = Host(settings, AccessLog("console", CollectedLines(lines)))
     host.load()
 
     Client(host).get("/nobody/", headers={"X-Request-ID": "id-1", "traceparent": PARENT}).close()
 
     assert re.fullmatch(
         r"\S+Z \[info     \] request\.ended {18}\[tenantry\.request\] method=GET path=/nobody/ "
-        r"status=404 tenant= endpoint= request_id=id-1 bytes_in=0 bytes_out=\d+ wall_ms=\S+ "
-        rf"processor_ms=\S+ database_ms=0\.000 queries=0 trace_id={TRACE}\n",
+        r"status=404 tenant= address= endpoint= request_id=id-1 bytes_in=0 bytes_out=\d+ "
+        rf"wall_ms=\S+ processor_ms=\S+ database_ms=0\.000 queries=0 trace_id={TRACE}\n",
         lines[0],
     )
     host.close()
 
 
-def test_a_line_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    """`write_stderr` writes a log line to stderr, unchanged."""
-    write_stderr("a line\n")
+def test_the_address_is_the_one_before_the_app_runs(client: Client, lines: list[str]) -> None:
+    """An app that changes `REMOTE_ADDR` does not change the logged address."""
+    client.get("/acme/log", environ_overrides=FROM).close()
 
-    assert "a line\n" == capfd.readouterr().err
+    assert "203.0.113.7" == parsed(lines)[0]["address"]
+
+
+def test_a_line_has_the_address_that_a_trusted_proxy_names(
+    settings: HostSettings, write_tenant: Callable[..., Path], lines: list[str]
+) -> None:
+    """Behind a trusted proxy, the address is the client's, not the proxy's."""
+    write_tenant("acme")
+    host = Host(
+        settings.model_copy(update={"trusted_proxies": 1}),
+        AccessLog("json", CollectedLines(lines)),
+    )
+    host.load()
+    environ = {"REMOTE_ADDR": "192.0.2.1", "HTTP_X_FORWARDED_FOR": "forged, 2001:db8::7"}
+
+    Client(host).get("/acme/", environ_overrides=environ).close()
+    host.close()
+
+    assert "2001:db8::7" == parsed(lines)[0]["address"]
+
+
+def test_a_line_has_the_time_of_the_end_of_its_request(
+    settings: HostSettings, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that waits for the writer keeps the time at which the request ended."""
+    del settings
+    writer = CollectedLines(lines)
+    monkeypatch.setattr(writer, "wake", lambda: None)
+    log = AccessLog("json", writer)
+    moments = iter([1_700_000_000_000_001_000, 1_700_000_001_500_000_000])
+    monkeypatch.setattr("tenantry.observability.access_log.time_ns", lambda: next(moments))
+
+    for number in range(2):
+        record = RequestRecord()
+        record.request_id = str(number)
+        log(record)
+    writer._write_queued()
+
+    assert [("0", "2023-11-14T22:13:20.000001Z"), ("1", "2023-11-14T22:13:21.500000Z")] == [
+        (line["request_id"], line["timestamp"]) for line in parsed(lines)
+    ]
 
 
 @pytest.mark.live
@@ -256,5 +302,22 @@ def test_a_higher_log_level_turns_the_access_log_off(
     server = start_server(command, TENANTRY_LOG_LEVEL="warning")
 
     server.get("/acme/")
+    server.stop()
 
     assert "request.ended" not in server.log.read_text()
+
+
+@pytest.mark.live
+def test_a_worker_that_stops_writes_the_lines_of_all_requests(
+    start_server: Callable[..., Server], write_tenant: Callable[..., Path]
+) -> None:
+    """A server that is stopped right after its last response loses no line."""
+    write_tenant("acme")
+    command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2"]
+    server = start_server(command)
+
+    for _ in range(20):
+        server.get("/acme/")
+    server.stop()
+
+    assert 20 == server.log.read_text().count("request.ended")

@@ -33,6 +33,8 @@ class RequestRecord:
     """The ID of the trace that the client started; empty if the client started no trace."""
     traceparent = ""
     tracestate = ""
+    address = ""
+    """The client's address: `REMOTE_ADDR` before the app can change it."""
     queries = 0
     """Number of database queries, for the access log only.
 
@@ -86,6 +88,7 @@ current_request: ContextVar[RequestRecord | None] = ContextVar("tenantry.request
 def open_record(environ: "WSGIEnvironment") -> RequestRecord:
     """Create and return the record of a new request, and put the record into the environ."""
     record = environ[REQUEST_RECORD] = RequestRecord()
+    record.address = environ.get("REMOTE_ADDR", "")
     if _PARENT in environ:
         record.read_trace(environ)
     return record

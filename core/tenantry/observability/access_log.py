@@ -1,34 +1,36 @@
 """The access log: one line for each request that has ended.
 
-`AccessLog` formats its lines itself, because `logging` and structlog take eight times as long.
+`AccessLog` formats its lines itself, because `logging` and structlog take eight times as long. In a
+process that serves, the thread of `STDERR` formats and writes the lines, off the request's path.
 
 - A line contains the path, but not the query or the headers, because queries contain tokens, search
   terms and addresses.
 - The field `client` is a name from `CLIENTS`, or `oidc:SUB`, and never a key.
 - A line contains only printable ASCII characters. All other characters are escaped as in JSON.
 - A line contains at most 1 KiB of the path and 1 KiB of the client's name.
+- The field `address` is the client's address before the app can change the WSGI environ.
 
 A request for the host's own pages is logged only if it fails, because probes request these pages
 all day.
 """
 
-import os
 import re
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
+from time import time_ns
 from typing import Literal
 
 from tenantry.http.request_record import RequestRecord
+from tenantry.observability.log_writer import MAX_QUEUED, STDERR, LogWriter
 
 EVENT = "request.ended"
 LOGGER = "tenantry.request"
 
 _OWN_PAGES = "/-/"
 _FIRST_ERROR_STATUS = 400
-_STDERR = 2
-_PLAIN = re.compile(r"[!#-<>-~]*")  # printable ASCII except spaces, quotes and equals signs
+# Printable ASCII except spaces, quotes and equals signs.
+_is_plain = re.compile(r"[!#-<>-~]*").fullmatch
 
 _MAX_CHARS = 1024
 """Maximum length of an escaped path or client's name. In a pipe, a log line longer than `PIPE_BUF`
@@ -38,13 +40,8 @@ _MAX_UNCHECKED_CHARS = 80
 """Maximum length of a text that always fits in `_MAX_CHARS`, because escaping turns a character
 into at most 12 characters."""
 
-
-def write_stderr(line: str) -> None:
-    """Write a line to stderr in one piece."""
-    try:  # noqa: SIM105 - `suppress` takes as long as the rest of this function
-        os.write(_STDERR, line.encode("ascii"))
-    except OSError:
-        pass  # no process reads stderr, or the disk is full; the request must not fail
+_MAX_ADDRESS_CHARS = 45
+"""Maximum length of an address: an IPv6 address with an embedded IPv4 address."""
 
 
 class AccessLog:
@@ -52,38 +49,43 @@ class AccessLog:
 
     Args:
         log_format: the format of all log lines.
-        write: writes one log line, which ends with a newline.
+        writer: writes the lines.
     """
 
-    def __init__(
-        self, log_format: Literal["console", "json"], write: Callable[[str], object] = write_stderr
-    ) -> None:
+    def __init__(self, log_format: Literal["console", "json"], writer: LogWriter = STDERR) -> None:
         self._render = _render_json if log_format == "json" else _render_console
-        self._write = write
+        self._writer = writer
         self._second = 0, ""  # the last second and its text, replaced together
 
     def __call__(self, record: RequestRecord) -> None:
-        """Write the log line of an ended request."""
-        path, client = record.path, record.client
+        """Queue the log line of an ended request, which is not changed any more."""
         if (
             not record.tenant
-            and path.startswith(_OWN_PAGES)
+            and record.path.startswith(_OWN_PAGES)
             and record.status < _FIRST_ERROR_STATUS
         ):
             return
+        writer = self._writer
+        # `LogWriter.put` would be a second call, and would wake the thread for each line.
+        if len(writer.queue) < MAX_QUEUED:
+            writer.queue.append((self._line, record, time_ns()))
+        else:
+            writer.dropped_total += 1
+        if not writer.is_awake:
+            writer.wake()
+
+    def _line(self, record: RequestRecord, ended_ns: int) -> str:
+        path, client = record.path, record.client
         if not path.isascii():
             path = path.encode("latin-1", "replace").decode("utf-8", "replace")
         if len(path) + len(client) > _MAX_UNCHECKED_CHARS:
             path, client = _truncate(path), _truncate(client)
-        self._write(self._render(record, self._timestamp(), path, client))
-
-    def _timestamp(self) -> str:
-        second, rest_ns = divmod(time.time_ns(), 1_000_000_000)
+        second, rest_ns = divmod(ended_ns, 1_000_000_000)
         last_second, text = self._second
         if second != last_second:
             text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._second = second, text
-        return f"{text}.{rest_ns // 1000:06d}Z"
+        return self._render(record, f"{text}.{rest_ns // 1000:06d}Z", path, client)
 
 
 def _render_json(record: RequestRecord, timestamp: str, path: str, client: str) -> str:
@@ -91,6 +93,7 @@ def _render_json(record: RequestRecord, timestamp: str, path: str, client: str) 
     client_fact = f', "client": {quoted(client)}' if client else ""
     return (
         f'{{"tenant": "{record.tenant}", "request_id": "{record.request_id}", '
+        f'"address": {quoted(record.address[:_MAX_ADDRESS_CHARS])}, '
         f'"endpoint": {quoted(record.endpoint)}, "method": {quoted(record.method)}, '
         f'"path": {quoted(path)}, "status": {record.status}, '
         f'"bytes_in": {record.bytes_in}, "bytes_out": {record.bytes_out}, '
@@ -101,12 +104,17 @@ def _render_json(record: RequestRecord, timestamp: str, path: str, client: str) 
     )
 
 
+_CONSOLE_EVENT = f"[info     ] {EVENT:<30} [{LOGGER}]"
+
+
 def _render_console(record: RequestRecord, timestamp: str, path: str, client: str) -> str:
     trace = f" trace_id={record.trace_id}" if record.trace_id else ""
     client_fact = f" client={_quote(client)}" if client else ""
+    address = record.address[:_MAX_ADDRESS_CHARS]
     return (
-        f"{timestamp} [info     ] {EVENT:<30} [{LOGGER}] method={_quote(record.method)} "
-        f"path={_quote(path)} status={record.status} tenant={record.tenant} "
+        f"{timestamp} {_CONSOLE_EVENT} method={_quote(record.method)} "
+        f"path={path if _is_plain(path) else quoted(path)} status={record.status} "
+        f"tenant={record.tenant} address={address if _is_plain(address) else quoted(address)} "
         f"endpoint={_quote(record.endpoint)} request_id={record.request_id} "
         f"bytes_in={record.bytes_in} bytes_out={record.bytes_out} "
         f"wall_ms={record.wall_ns / 1e6:.3f} processor_ms={record.processor_ns / 1e6:.3f} "
@@ -123,6 +131,7 @@ def _truncate(text: str) -> str:
     return short if short is text else f"{short}…"
 
 
+@lru_cache(maxsize=256)  # methods, endpoints and clients repeat
 def _quote(text: str) -> str:
     """Return a text unchanged, or quoted if it has spaces, quotes or equals signs."""
-    return text if _PLAIN.fullmatch(text) else quoted(text)
+    return text if _is_plain(text) else quoted(text)

@@ -16,6 +16,7 @@ from structlog.contextvars import merge_contextvars
 from structlog.typing import EventDict
 
 from tenantry.http.request_record import current_request
+from tenantry.observability.log_writer import STDERR
 from tenantry.observability.redaction import (
     redact,
     redact_credentials,
@@ -45,7 +46,25 @@ host sets them."""
 
 
 class _HostHandler(logging.StreamHandler[Any]):
-    """The host's handler on the root logger, which a repeated setup recognizes by its type."""
+    """The host's handler on the root logger, which a repeated setup recognizes by its type.
+
+    In a process that serves, the thread of `STDERR` writes the lines.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not STDERR.is_running:
+            super().emit(record)
+            return
+        try:
+            STDERR.put(f"{self.format(record)}\n")
+        except Exception:  # noqa: BLE001 - `logging` reports errors of a handler
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write all lines so far. `logging` calls `flush` when the process ends."""
+        super().flush()
+        if STDERR.is_running:
+            STDERR.flush()
 
 
 def configure_logging(log_format: Literal["console", "json"], level: str) -> None:
