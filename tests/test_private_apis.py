@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from alembic.runtime.migration import MigrationStep
+from alembic.runtime.migration import HeadMaintainer, MigrationStep
 from packaging.requirements import Requirement
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, Pool
@@ -64,6 +64,10 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
     "DBAPIError.statement": (
         "sqlalchemy", "migrations.guard takes an error without a statement for a rejected COMMIT",
         lambda: DBAPIError(None, None, Exception("commit")).statement is None,
+    ),
+    "HeadMaintainer.update_to_step": (
+        "alembic", "migrations.migrate runs revisions without searching for alembic_version",
+        lambda: HeadMaintainer.update_to_step,
     ),
     "MigrationStep.upgrade_from_script": (
         "alembic", "migrations.migrate runs revisions without an env.py",

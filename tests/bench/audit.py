@@ -26,7 +26,7 @@ from tenantry.audit.replay import replay
 from tenantry.audit.run import audit
 from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli.audit import audit_folder
-from tenantry.endpoints.loading import available_endpoints
+from tenantry.endpoints.finding import available_endpoints
 from tenantry.host import Host, create_host
 from tenantry.settings import HostSettings
 from tenantry.tenants.validation import parse_tenant

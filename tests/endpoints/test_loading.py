@@ -17,10 +17,9 @@ from werkzeug.test import Client
 
 from servers import DEADLINE_S
 from tenantry.app.factory import close_app, create_app
+from tenantry.endpoints.finding import available_endpoints, find_endpoint
 from tenantry.endpoints.loading import (
     LoadedEndpoint,
-    available_endpoints,
-    find_endpoint,
     load_endpoint,
 )
 from tenantry.errors import EndpointError

@@ -25,7 +25,8 @@ from tenantry.audit.reference_path import (
     qualified_name,
     relative_path,
 )
-from tenantry.endpoints.loading import LOADED_ENDPOINTS, LoadedEndpoint, find_endpoint
+from tenantry.endpoints.finding import find_endpoint
+from tenantry.endpoints.loading import LOADED_ENDPOINTS, LoadedEndpoint
 
 _EVERY_TENANT = "every tenant"
 """The owner of `sys.modules`, which gives access to the code of every tenant."""

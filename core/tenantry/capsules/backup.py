@@ -30,7 +30,7 @@ from tenantry.capsules.new_database import is_server_database
 from tenantry.capsules.snapshot import Snapshot
 from tenantry.capsules.staging import backup_staging
 from tenantry.capsules.tenant_folder import FolderSnapshot
-from tenantry.endpoints.loading import available_endpoints
+from tenantry.endpoints.finding import available_endpoints
 from tenantry.migrations.revisions import read_branches
 from tenantry.migrations.version_table import check_file_not_lost
 from tenantry.tenants.loader import LoadedFile

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import click
 
 from tenantry.cli.output import examples
-from tenantry.endpoints.loading import find_endpoint
+from tenantry.endpoints.finding import find_endpoint
 from tenantry.errors import EndpointError
 from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.settings import read_settings

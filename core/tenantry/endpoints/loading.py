@@ -1,16 +1,13 @@
-"""Finds endpoints, and loads them for an app.
+"""Loads endpoints for an app.
 
 A Flask-RESTful `Api` keeps only the app of its last registration, and sets attributes on `Resource`
 classes. Therefore, the objects in `blueprint.py` and `resources.py` must exist once for each app.
 The module `private_modules` gives each app its own copy of an endpoint's modules.
 """
 
-import difflib
 import importlib
-import importlib.util
 import itertools
 import logging
-import pkgutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -20,13 +17,11 @@ from pathlib import Path
 
 from flask import Blueprint
 
-from tenantry.endpoints.private_modules import folders_of, plain_name, private_name
+from tenantry.endpoints.finding import find_endpoint, package_of
+from tenantry.endpoints.private_modules import plain_name, private_name
 from tenantry.endpoints.signal_receivers import disconnect_receivers
 from tenantry.errors import EndpointError, TenantryError
 from tenantry.observability.redaction import one_line_in_scope
-
-_PACKAGE = __name__.rpartition(".")[0]
-"""The package that contains the endpoints with short names."""
 
 LOADED_ENDPOINTS = "tenantry"
 """Key in `app.extensions` of the app's `LoadedEndpoint` objects."""
@@ -45,31 +40,6 @@ class LoadedEndpoint:
     def unload(self) -> None:
         """Remove the private modules, and their signal receivers and loggers."""
         _unload(self.package)
-
-
-def available_endpoints() -> list[str]:
-    """Return the sorted names of the endpoints that come with Tenantry."""
-    return sorted(
-        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.ispkg
-    )
-
-
-def find_endpoint(name: str) -> str:
-    """Return the package of an endpoint, without importing anything.
-
-    Raises:
-        EndpointError: the package does not exist, or has no `blueprint.py`.
-    """
-    folders = folders_of(_package_of(name)) if _is_dotted_name(name) else []
-    if not folders:
-        raise EndpointError(name, f"no endpoint named {name!r}; {_suggestion(name)}")
-    if not any(Path(folder, "blueprint.py").is_file() for folder in folders):
-        raise EndpointError(
-            name,
-            f"endpoint {name!r} has no blueprint.py; add one that defines a Blueprint, or remove "
-            f"{name!r} from BLUEPRINTS.",
-        )
-    return _package_of(name)
 
 
 def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
@@ -124,29 +94,14 @@ def describe_failure(error: BaseException, endpoints: Sequence[str]) -> str:
         return one_line_in_scope(error)
     text = one_line_in_scope(error, with_type=True)
     for name in endpoints:
-        if place := _location(error, _package_of(name)):
+        if place := _location(error, package_of(name)):
             return f"{text} (endpoint {name!r}, {place})"
     return text
 
 
-def _is_dotted_name(name: str) -> bool:
-    return all(part.isidentifier() for part in name.split("."))
-
-
-def _package_of(name: str) -> str:
-    return name if "." in name else f"{_PACKAGE}.{name}"
-
-
-def _suggestion(name: str) -> str:
-    available = available_endpoints()
-    nearest = difflib.get_close_matches(name, available, n=1)
-    question = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{question}Endpoints: {', '.join(available)}."
-
-
 def _failure(name: str, what: str, error: BaseException) -> str:
     text = one_line_in_scope(error, with_type=True)
-    place = _location(error, _package_of(name))
+    place = _location(error, package_of(name))
     return f"endpoint {name!r} {what}: {text}{f' ({place})' if place else ''}; fix the endpoint."
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 POLL_S = 0.1
 """Time between two attempts to get the lock.
@@ -22,22 +22,18 @@ runs `CREATE INDEX CONCURRENTLY`, the statement waits for this transaction forev
 Tenantry polls for the lock.
 """
 
-_LOCK_KEY = text(
-    "SELECT hashtextextended('tenantry.migrations.' || coalesce(current_schema(), ''), 0)"
-)
-"""A query for the key of the advisory lock.
+_LOCK_KEY = "hashtextextended('tenantry.migrations.' || coalesce(current_schema(), ''), 0)"
+"""The key of the advisory lock, as an SQL expression.
 
 The key of the lock includes the schema, because two tenants may have schemas in the same database.
 """
 
-_TRY_LOCK = text("SELECT pg_try_advisory_lock(:key)")
-_SET = text("SELECT set_config(:name, :value, false)")
-_HOLDER = text("""
+_HOLDER_QUERY = f"""
     SELECT pid, application_name FROM pg_locks JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (classid::bigint << 32) | objid::bigint = :key
-""")
+      AND (classid::bigint << 32) | objid::bigint = {_LOCK_KEY}
+"""  # noqa: S608 - the text is constant
 
 
 class DatabaseLockedError(Exception):
@@ -71,21 +67,21 @@ def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) ->
 
 
 def _lock_postgres(connection: Connection, timeout_s: float) -> None:
-    settings = {"application_name": f"tenantry db, process {os.getpid()}"}
+    settings = [f"set_config('application_name', 'tenantry db, process {os.getpid()}', false)"]
     if (connection.dialect.server_version_info or (0,)) >= (14,):
         # If this process is killed, the server notices it within a second.
-        settings["client_connection_check_interval"] = "1000"
-    for name, value in settings.items():
-        connection.execute(_SET, {"name": name, "value": value})
-    key = {"key": connection.scalar(_LOCK_KEY)}
+        settings.append("set_config('client_connection_check_interval', '1000', false)")
+    # SQLAlchemy would compile a `text()` again for each database.
+    connection.exec_driver_sql(f"SELECT {', '.join(settings)}")
 
     def try_lock() -> bool:
-        is_locked = bool(connection.scalar(_TRY_LOCK, key))
+        result = connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK_KEY})")
+        is_locked = bool(result.scalar())
         connection.commit()
         return is_locked
 
     def find_holder() -> str:
-        row = connection.execute(_HOLDER, key).first()
+        row = connection.exec_driver_sql(_HOLDER_QUERY).first()
         return "" if row is None else f"{row.application_name} ({row.pid})"
 
     _wait_for_lock(try_lock, find_holder, timeout_s)

@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 
 from tenantry.migrations.locks import DatabaseLockedError
@@ -27,7 +28,8 @@ def main() -> None:
     os.dup2(null, 0)  # a migration must not read requests from stdin
     os.close(null)
     threading.Thread(target=_end_with_parent, args=(parent.fileno(),), daemon=True).start()
-    serve(parent)
+    with suppress(ConnectionError):  # the parent process has ended
+        serve(parent)
 
 
 def serve(parent: socket.socket) -> None:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from tenantry.endpoints.loading import available_endpoints, find_endpoint
+from tenantry.endpoints.finding import available_endpoints, find_endpoint
 from tenantry.endpoints.private_modules import folders_of
 from tenantry.errors import EndpointError
 

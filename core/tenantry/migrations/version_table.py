@@ -60,7 +60,7 @@ def read_versions(url: "URL") -> frozenset[str]:
             rows: Sequence[Any] = cursor.fetchall()
             return rows
 
-        return _read(fetch, url)
+        return _read(fetch, url) or frozenset()
     finally:
         connection.close()
 
@@ -72,23 +72,28 @@ def read_versions_on(connection: "Connection") -> frozenset[str]:
         SchemaError: the connection uses another schema than the database URL names.
         Exception: the database cannot be read. The type of the exception depends on the driver.
     """
+    return read_version_table(connection) or frozenset()
+
+
+def read_version_table(connection: "Connection") -> frozenset[str] | None:
+    """Do the same as `read_versions_on`, but return None if `alembic_version` does not exist."""
     return _read(lambda query: connection.exec_driver_sql(query).all(), connection.engine.url)
 
 
-def _read(fetch: Callable[[str], Sequence[Any]], url: "URL") -> frozenset[str]:
+def _read(fetch: Callable[[str], Sequence[Any]], url: "URL") -> frozenset[str] | None:
     if url.get_backend_name() == "postgresql":
         # If the table did not exist, a query of it would abort the transaction.
         schema, table = fetch(_POSTGRES_TABLE_QUERY)[0]
         if text := schema_problem(url, schema):
             raise SchemaError(f"{text}.")
         if table is None:
-            return frozenset()
+            return None
     try:
         return frozenset(row[0] for row in fetch(VERSIONS_QUERY))
     except Exception as error:
         if not _is_missing_table(getattr(error, "orig", None) or error):
             raise
-        return frozenset()
+        return None
 
 
 def is_missing_table_or_column(error: BaseException) -> bool:

