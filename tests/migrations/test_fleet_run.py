@@ -177,8 +177,8 @@ def test_a_migration_that_commits_before_it_fails_says_what_to_do(
     assert {"goods", "prices", "more"} < tables(acme)
     for result in (without_tables, with_first_table):
         assert ({"shop_1"}, {"shop_1"}) == (revisions(acme), result.after)
-        assert "what it committed before that stays" in result.reason
-        assert "the database reports shop_1: " in result.reason
+        assert "its earlier commits remain" in result.reason
+        assert "the database is at shop_1: " in result.reason
         assert "tenantry db upgrade --tenant acme" in result.reason
 
 
