@@ -160,7 +160,7 @@ def test_a_password_goes_to_a_secret(
     code, out, _ = tenantry("restore", "a", "--as", "globex", "--database", url)
 
     assert 0 == code
-    assert out.endswith(f"its database: {url.replace('MARKER', '********')}\n"), out
+    assert out.endswith(f"database: {url.replace('MARKER', '********')}\n"), out
     text = (settings.tenants_dir / "globex.py").read_text()
     assert "MARKER" not in text
     assert "DATABASE_URI = secret('GLOBEX_DATABASE_URI')" in text
@@ -256,7 +256,7 @@ def test_only_a_file_is_replaced(acme: Path, tenantry: RunCommand) -> None:
 
     for name in ("link", "pipe"):
         code, _, err = tenantry("backup", "acme", name)
-        assert (1, True) == (code, f"{name} is not an ordinary file" in err)
+        assert (1, True) == (code, f"{name} is not a regular file" in err)
 
     assert Path("link").is_symlink()
     assert Path("pipe").is_fifo()

@@ -40,7 +40,7 @@ def test_check_names_every_problem(tenantry: Tenantry, write_tenant: Callable[..
 DATABASES = {
     "no database": ("{server}", 'FATAL: database "nowhere" does not exist'),
     "no server": ("postgresql+psycopg://a:opensesame@127.0.0.1:{free}/a", "Connection refused"),
-    "no folder": ("sqlite:///{folder}/nowhere/a.db", "there is no folder {folder}/nowhere for"),
+    "no folder": ("sqlite:///{folder}/nowhere/a.db", "the folder {folder}/nowhere for its file"),
     "no such file": ("sqlite:///{folder}/tenants/acme.py", "file is not a database"),
 }
 
@@ -82,8 +82,8 @@ def test_check_finds_one_database_under_two_urls(
     result = tenantry("check")
 
     assert (
-        "tenants/globex.py: 'DATABASE_URI': is the database of tenant 'acme', under another name "
-        "of its server; give each tenant its own database.\n"
+        "tenants/globex.py: 'DATABASE_URI': is also the database of tenant 'acme', which uses "
+        "another name of the server; give each tenant its own database.\n"
     ) == result.out
     assert 1 == result.code
 
