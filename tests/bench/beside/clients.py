@@ -64,7 +64,8 @@ def p99_s(port: int, path: str, clients: int, seconds: int) -> float:
         time.sleep(RAMP_S)
         end = time.perf_counter() + seconds - RAMP_S
         probes = [
-            threading.Thread(target=_probe, args=(port, path, end, waits)) for _ in range(PROBES)
+            threading.Thread(target=_probe, args=(port, path, end, waits), daemon=True)
+            for _ in range(PROBES)
         ]
         for probe in probes:
             probe.start()
@@ -92,13 +93,16 @@ class Visitor:
     """Seconds from each request to its 201, including failed attempts."""
     failures: list[str] = field(default_factory=list)
     """Each attempt without a 201, and each kept connection that ended before the response."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Ends the attempts of a request that does not succeed."""
     _connection: Connection | None = None
 
     def visit(self) -> None:
-        """Send one request until it succeeds."""
+        """Send one request until it succeeds or until the visitor is stopped."""
         began = time.perf_counter()
         while not self._attempt():
-            time.sleep(PAUSE_S)
+            if self.stop.wait(PAUSE_S):
+                break
         self.waits.append(time.perf_counter() - began)
 
     def _attempt(self) -> bool:
@@ -132,8 +136,10 @@ def under_load(
     Each path has four visitors.
     """
     stop = threading.Event()
-    visitors = [Visitor(port, path) for path in paths for _ in range(4)]
-    threads = [threading.Thread(target=_visit_until, args=(one, stop)) for one in visitors]
+    visitors = [Visitor(port, path, stop=stop) for path in paths for _ in range(4)]
+    threads = [
+        threading.Thread(target=_visit_until_stopped, args=(one,), daemon=True) for one in visitors
+    ]
     for thread in threads:
         thread.start()
     time.sleep(RAMP_S)
@@ -146,9 +152,9 @@ def under_load(
     return failed, max(wait for one in visitors for wait in one.waits)
 
 
-def _visit_until(visitor: Visitor, stop: threading.Event) -> None:
+def _visit_until_stopped(visitor: Visitor) -> None:
     visitor.visit()
-    while not stop.wait(PAUSE_S):
+    while not visitor.stop.wait(PAUSE_S):
         visitor.visit()
     visitor.close()
 

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from service import Service, program
 THREADS = 8
 BOOT_S = "600"
 """gunicorn's time-out, because 10,000 apps take longer to build than gunicorn's default of 30 s."""
+
+PACKAGES = sysconfig.get_path("purelib")
+"""The `PYTHONPATH` of uWSGI. On HUP, uWSGI starts again with a Python that is in no environment."""
 
 FEW, SOME, MANY, MOST = 10, 100, 1_000, 10_000
 COUNTS = (FEW, SOME, MANY, MOST)
@@ -98,6 +102,7 @@ def _start_uwsgi(service: Service) -> None:
         *("--virtualenv", sys.prefix, "--pythonpath", ".", "--module", "one_app:application"),
         *("--workers", str(service.workers), "--threads", str(THREADS)),
         TENANT="t0",
+        PYTHONPATH=PACKAGES,
     )
 
 
@@ -135,9 +140,10 @@ def _add_gunicorn(service: Service, name: str) -> None:
 def _start_emperor(service: Service) -> None:
     for name in service.names:
         _write_vassal(service, name)
-    # pyuwsgi's program is a Python script, so the Emperor does not find itself.
+    # The program of the package `pyuwsgi` is a Python script, which the Emperor cannot find alone.
     wrapper = ("--emperor-wrapper", str(program("uwsgi")))
-    service.run("uwsgi", "--emperor", "vassals", "--die-on-term", *wrapper)
+    command = ("uwsgi", "--emperor", "vassals", "--die-on-term", *wrapper)
+    service.run(*command, PYTHONPATH=PACKAGES)
     proxy.start(service, proxy.VASSALS)
 
 
