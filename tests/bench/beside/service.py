@@ -2,16 +2,16 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from loads import landing_text, wait_until
-
-from servers import free_port
 
 ENDPOINT = Path(__file__).parents[3] / "core/tenantry/endpoints/landing"
 
@@ -61,6 +61,19 @@ def program(name: str) -> str | None:
     return str(beside) if beside.exists() else shutil.which(name, path=path)
 
 
+def free_port() -> int:
+    """Return a port on which no process listens now.
+
+    The port is below the range that the kernel gives to clients, because a client of another side
+    could take a port of that range before the server listens.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Service:
     """A folder with tenants, and the processes that serve them. `stop` ends the processes."""
 
@@ -108,6 +121,12 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def check_is_running(self) -> None:
+        """End the benchmark if a process of the service has ended."""
+        for key, process in self._processes.items():
+            if process.poll() is not None:
+                raise SystemExit(f"{key} ended with {process.returncode}")
 
     def signal(self, number: signal.Signals, key: str = "server") -> None:
         """Send a signal to one of the processes."""

@@ -72,6 +72,7 @@ def wait_for(service: Service, path: str, deadline_s: float = 300.0) -> None:
 
 
 def _status(service: Service, path: str) -> int:
+    service.check_is_running()
     with (
         contextlib.suppress(OSError, EOFError),
         contextlib.closing(Connection(service.port)) as connection,
