@@ -1,5 +1,6 @@
 """Counts calls of Tenantry's own functions in all threads. Tests and benchmarks use this module."""
 
+import socket
 import sys
 import threading
 from collections import Counter
@@ -9,6 +10,12 @@ from pathlib import Path
 from types import FrameType
 
 import tenantry
+from servers import DEADLINE_S, wait_until
+from stepped_server import leading, stepping
+from tenantry.host import Host
+
+SERVED = 20
+"""Number of requests that `count_served_calls` sends."""
 
 _PACKAGE = str(Path(str(tenantry.__file__)).parent)
 
@@ -39,6 +46,37 @@ def counting_calls() -> Iterator[Counter[str]]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
+
+
+def count_served_calls(host: Host, request: bytes) -> Counter[str]:
+    """Return the calls of one request over a kept connection to Tenantry's server.
+
+    The host serves in this process, with the leader, the watcher and the threads of a worker. The
+    calls are those of all threads. Of `SERVED` requests, the one with the fewest calls counts,
+    because the server also checks time limits now and then.
+    """
+    seen: list[Counter[str]] = []
+    with counting_calls() as calls:
+        host.start("gunicorn", threads=8)
+        with (
+            stepping(host.admission.app, host.admission) as server,
+            leading(server),
+            socket.create_connection(server.address, timeout=DEADLINE_S) as client,
+        ):
+            for _ in range(SERVED):
+                wait_until(lambda: server.loop._is_polling)
+                calls.clear()
+                _request(client, request)
+                wait_until(lambda: server.loop._is_polling)
+                seen.append(calls.copy())
+    return min(seen, key=Counter.total)
+
+
+def _request(client: socket.socket, request: bytes) -> None:
+    """Send a request, and receive its response, which fits into one packet."""
+    client.sendall(request)
+    received = client.recv(65536)
+    assert received.startswith(b"HTTP/1.1 201 "), received
 
 
 def _name_of(frame: FrameType) -> str:

@@ -5,12 +5,15 @@ from pathlib import Path
 
 from werkzeug.test import create_environ, run_wsgi_app
 
-from call_count import counting_calls
+from call_count import count_served_calls, counting_calls
 from tenantry.host import create_host
 from tenantry.settings import HostSettings
 
 MAX_CALLS = 70
 """Maximum number of Tenantry's functions that a request calls outside server and endpoint."""
+
+MAX_SERVED_CALLS = 60
+"""Maximum number of Tenantry's functions that a request calls under Tenantry's server."""
 
 
 def test_a_landing_request_calls_few_of_our_functions(
@@ -29,3 +32,16 @@ def test_a_landing_request_calls_few_of_our_functions(
 
     assert "201 CREATED" == status
     assert calls.total() <= MAX_CALLS, calls.most_common()
+
+
+def test_a_served_request_calls_few_of_our_functions(
+    settings: HostSettings, write_tenant: Callable[..., Path]
+) -> None:
+    """With the server and all threads, a request calls at most `MAX_SERVED_CALLS` functions."""
+    write_tenant("acme")
+    host = create_host(settings, is_serving=True)
+
+    calls = count_served_calls(host, b"GET /acme/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    host.close()
+
+    assert calls.total() <= MAX_SERVED_CALLS, calls.most_common()

@@ -133,7 +133,7 @@ def test_a_prefix_without_a_slash_redirects(
 
 
 def test_a_build_is_on_the_scoreboard_while_it_runs(host: Host, write_tenant: WriteTenant) -> None:
-    """While an app is built, the scoreboard names its tenant.
+    """While an app is built, the scoreboard names its tenant, beside the request that waits.
 
     If a worker dies during a build, gunicorn's master knows whose app was being built.
     """
@@ -152,7 +152,7 @@ def test_a_build_is_on_the_scoreboard_while_it_runs(host: Host, write_tenant: Wr
     host._checked_app = look  # type: ignore[method-assign]
     Client(host).get("/acme/").close()
 
-    assert ([("acme", True)], []) == (seen, row.in_flight())
+    assert ([("acme", False), ("acme", True)], []) == (sorted(seen), row.in_flight())
 
 
 def test_a_forked_process_starts_before_it_serves(
@@ -218,14 +218,12 @@ def test_a_tenant_over_its_rate_gets_429(
     write_tenant("acme", RATE_LIMIT="1/hour")
     host.start()
     statuses = [client.get("/acme/").status_code for _ in range(2)]
-    known = host.admission.refusal("acme"), host.admission.refusal("globex")
 
     write_tenant("acme", RATE_LIMIT="2/hour")
     wait_until(lambda: host.router.mounts[0].tenant.rate_limit == "2/hour")
     again = client.get("/acme/")
 
-    assert ([201, 429], None) == (statuses, known[1])
-    assert known[0] is not None
+    assert [201, 429] == statuses
     assert (201, "1") == (again.status_code, again.headers["RateLimit-Remaining"])
 
 

@@ -42,7 +42,7 @@ _HOST_PATTERN = re.compile(rf"\.?{_LABEL}(?:\.{_LABEL})*")
 _HOST_AND_PORT = re.compile(r"[^:]+:\d*|\[.*\]:\d*")
 
 _HOST_HEADER = re.compile(
-    r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?"
+    r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{0,5}))?"
 )
 
 MAX_PORT = 65_535

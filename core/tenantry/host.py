@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -21,10 +21,11 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from tenantry.app.factory import check_app, close_app, create_app
 from tenantry.app.process_resources import ProcessResources
 from tenantry.app.stack import build_stack
-from tenantry.http.request_record import record_unparsed
+from tenantry.http.environ import IS_FOR_OPERATORS, TARGET
 from tenantry.middleware.accounting import Accounting, OnRequestEnd
 from tenantry.middleware.edge import Edge
 from tenantry.middleware.host_pages import HostPages, MountStatus
+from tenantry.middleware.in_flight import RequestLimits
 from tenantry.migrations.guard import upgrade_default_database
 from tenantry.observability.access_log import AccessLog
 from tenantry.observability.control_socket import ControlSocket
@@ -42,13 +43,14 @@ from tenantry.report import HostReport
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
-from tenantry.server.admission import Admission
+from tenantry.server.admission import TenantAdmission
+from tenantry.server.spool import spool_folder
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.folder import TenantsFolder
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 START_PATIENCE_S = 0.5
 """Seconds that a starting process waits for the validation of every tenant file, enough for about
@@ -93,10 +95,15 @@ class Host:
         self._control_socket: ControlSocket | None = None
         self.usage = UsageCounters()
         self.router = Router(fallback=HostPages(self.status, self._is_ready))
-        edge = Edge(self.router, self._operators_pages(), settings.admin_address)
-        self._is_admin = edge.is_admin
-        accounting = Accounting(edge, self.usage, on_request_end)
-        self._wsgi = _behind_proxies(accounting, settings.trusted_proxies)
+        edge = Edge(
+            self.router.route,
+            self._operators_pages(),
+            settings.admin_address,
+            is_behind_proxies=settings.trusted_proxies > 0,
+        )
+        self.is_operators_listener = edge.is_admin
+        self._route = _behind_proxies(edge.route, settings.trusted_proxies)
+        self.spool_folder = spool_folder(settings.data_dir)
         self.follower = self._new_follower()
         self._begin_with(ProcessResources(settings, self.usage))
 
@@ -107,7 +114,18 @@ class Host:
         if self._pid != os.getpid():
             self._follow()
             self._open_control_socket()
-        return self._wsgi(environ, start_response)
+        if TARGET not in environ:  # under Tenantry's worker, `admission` has routed the request
+            self._mark_operators(environ)
+            self._route(environ, start_response)
+        return self._accounting(environ, start_response)
+
+    def _mark_operators(self, environ: "WSGIEnvironment") -> None:
+        """Mark a request on the operators' listener under gunicorn's own worker."""
+        # The connection tells the listener, because on a Unix socket, `SERVER_PORT` comes from the
+        # `Host` header.
+        connection = environ.get("gunicorn.socket")
+        if connection is not None and self.is_operators_listener(connection.getsockname()):
+            environ[IS_FOR_OPERATORS] = True
 
     def _operators_pages(self) -> HostPages:
         metrics = MetricsPage(self.settings.data_dir, self._in_flight)
@@ -175,7 +193,8 @@ class Host:
         self._pid = os.getpid()
         mounts = []
         for tenant in tenants:
-            mount = Mount(tenant.name, tenant.url_prefix, build)
+            limits_of = partial(RequestLimits.of, settings=self.settings)
+            mount = Mount(tenant.name, tenant.url_prefix, build, limits_of=limits_of)
             mount.accept(tenant)
             mounts.append(mount)
         self.router.replace(mounts)
@@ -221,15 +240,12 @@ class Host:
             only=self.settings.only,
             server=self._server,
         )
+        in_flight = resources.in_flight
+        self._accounting = Accounting(in_flight, self.usage, self._on_request_end)
         # Tenantry's gunicorn worker reads `admission` after `start`, and asks `admission` before a
         # thread runs a request.
-        self.admission = Admission(
-            resources.share,
-            self.router.at,
-            self._is_admin,
-            let_in=resources.slots.let_in,
-            refusal=resources.known_over,
-            on_refusal=self._note_refusal,
+        self.admission = TenantAdmission(
+            self._route, self._accounting, in_flight, resources.over, resources.known_over
         )
 
     def _new_follower(self) -> Follower:
@@ -247,7 +263,7 @@ class Host:
                 follower.scan_soon,
                 follower.set_events_reliable,
             ),
-            "deadlines": lambda: resources.requests.watch(closing, resources.slots.note_running),
+            "deadlines": lambda: resources.watchdog.watch(closing),
             "usage": lambda: collect_periodically(self.settings.data_dir, closing),
         }
         self._background = [
@@ -329,19 +345,13 @@ class Host:
 
     def count_held_threads(self) -> int:
         """Return the number of threads that run a request of an app that hangs."""
-        return self.resources.requests.held_threads()
+        return self.resources.watchdog.held_threads()
 
     def _in_flight(self) -> Mapping[str, int]:
-        return self.resources.in_flight()
+        return self.resources.count_in_flight()
 
     def _is_ready(self) -> bool:
         return self.report.is_ready
-
-    def _note_refusal(self, tenant: str, head: bytes, response: bytes) -> None:
-        record = record_unparsed(tenant, head, response)
-        self.usage.add_request(record)
-        if self._on_request_end is not None:
-            self._on_request_end(record)
 
     def _open_control_socket(self) -> None:
         with self._lock:
@@ -377,7 +387,8 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     return Host(settings, AccessLog(settings.log_format))
 
 
-def _behind_proxies(app: "WSGIApplication", count: int) -> "WSGIApplication":
+def _behind_proxies(route: Any, count: int) -> Any:
+    """Return `route`, with the client's address, scheme and host from the proxies in front."""
     if not count:
-        return app
-    return ProxyFix(app, x_for=count, x_proto=count, x_host=count, x_port=count, x_prefix=count)
+        return route
+    return ProxyFix(route, x_for=count, x_proto=count, x_host=count, x_port=count, x_prefix=count)

@@ -59,7 +59,7 @@ class HostReport:
 
     def statuses(self) -> list[MountStatus]:
         """Return the state of every mount, sorted by tenant name."""
-        stuck = self._resources.requests.stuck()
+        stuck = self._resources.watchdog.stuck()
         return [_status(mount, stuck[mount.name]) for mount in self._router.mounts]
 
     def listing(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class HostReport:
             "is_ready": self.is_ready,
             "only": self._only,
             "server": self._server,
-            "in_flight": self._resources.slots.in_use(),
+            "in_flight": self._resources.in_flight.counts(),
             "uncounted": self._resources.uncounted_total,
             "mounts": [*self._mounts(), *self._disabled()],
         }
@@ -77,7 +77,7 @@ class HostReport:
     def in_flight(self) -> dict[str, Any]:
         """Return the requests in flight and the stuck requests per tenant, for `tenantry top`."""
         resources = self._resources
-        return {"in_flight": resources.slots.in_use(), "stuck": resources.requests.stuck()}
+        return {"in_flight": resources.in_flight.counts(), "stuck": resources.watchdog.stuck()}
 
     def ready(self) -> dict[str, Any]:
         """Return whether the process is ready, in constant time, for `tenantry restart`."""
@@ -111,7 +111,7 @@ class HostReport:
         return {"is_ready": self.is_ready, "tenants": descriptions}
 
     def _mounts(self) -> Iterator[dict[str, Any]]:
-        stuck = self._resources.requests.stuck()
+        stuck = self._resources.watchdog.stuck()
         for mount in self._router.mounts:
             status = asdict(_status(mount, stuck[mount.name]))
             yield status | {"operator_state": asdict(_operator_state(mount))}

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_flood_for_no_tenant_does_not_starve_tenants(tmp_path: Path, path: str
 
 
 PATIENCE_OF_A_SECOND = """
-from tenantry.server import client_socket as patience
+from tenantry.server import connection as patience
 from tenantry.wsgi import application
 
 patience.PATIENCE_S = 1.0
@@ -84,12 +85,8 @@ def _trickle_until_answered(client: socket.socket, clients: list[socket.socket])
     return answer
 
 
-def test_slow_bodies_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
-    """Slow request bodies occupy a worker's threads for a limited time only.
-
-    Each slow body is for another tenant, because each tenant gets one of the eight threads. While
-    slow bodies occupy all threads, the worker still answers `/-/livez`.
-    """
+def test_slow_bodies_hold_no_thread(tmp_path: Path) -> None:
+    """Slow request bodies of all tenants hold no thread, and end with 408 after a while."""
     names = [*"abcdefg", "quiet"]
     make_hanging_site(tmp_path, **{name: {} for name in names})
     (tmp_path / "app.py").write_text(PATIENCE_OF_A_SECOND)
@@ -97,12 +94,31 @@ def test_slow_bodies_hold_a_worker_only_for_a_while(tmp_path: Path) -> None:
     with running([*COMMAND, "app:application"], tmp_path, "/quiet/") as server:
         for path in paths:
             server.get(path)
-        with trickling(server, paths) as answers:
-            live = server.get("/-/livez")[0].status
-            assert [b"HTTP/1.1 400"] * 8 == list(answers)
-            quiet = server.get("/quiet/")[0].status
+        with trickling(server, paths * 4) as answers:
+            during = [server.get(path)[0].status for path in (*paths, "/-/livez")]
 
-    assert (200, 200) == (live, quiet)
+            assert [b"HTTP/1.1 408"] * 32 == list(answers)
+
+    assert [200] * 9 == during
+
+
+@pytest.mark.parametrize("tenants", [4, 7])
+def test_slow_requests_of_other_tenants_leave_room(tmp_path: Path, tenants: int) -> None:
+    """While up to seven tenants hold what they get of eight threads, a quiet tenant is served."""
+    noisy = [f"noisy{number}" for number in range(tenants)]
+    make_hanging_site(tmp_path, quiet={}, **{name: {} for name in noisy})
+    with running(COMMAND, tmp_path, "/quiet/") as server:
+        for name in noisy:
+            server.get(f"/{name}/")
+
+        def request_slowly(stop: threading.Event, name: str) -> None:
+            while not stop.is_set():
+                server.get(f"/{name}/sleep/1.0")
+
+        with in_threads(*[partial(request_slowly, name=name) for name in noisy * 4]):
+            answers = [server.get("/quiet/")[0].status for _ in range(40)]
+
+    assert [200] * 40 == answers
 
 
 def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ MALFORMED = (400, "host")
         (b"/acme/\x00", MALFORMED),
         (b"/acme/\t", MALFORMED),
         (b"/acme/ x", MALFORMED),
-        (b"/" + b"a" * 5000, (414, "host")),
+        (b"/" + b"a" * 8200, (414, "host")),
     ],
     ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
 )
@@ -243,7 +243,7 @@ def test_a_malformed_request_is_refused(tcp: Address, data: bytes, status: int) 
     "host",
     [
         *(b"", b"a/b@c", b"user@acme.test", b"a b", b"a,b", b"acme.test/", b"acme.test?x", b"-a"),
-        *(b"acme.test:", b"acme.test:99999999", b"acme.test:65536", b"acme.test:80:80", b".."),
+        *(b"acme.test:99999999", b"acme.test:65536", b"acme.test:80:80", b".."),
         *(b"acme.test:+80", b"\xe4.test", b"[::1", b"[evil.test]", b"a" * 300),
     ],
 )

@@ -1,6 +1,7 @@
 """Every request is counted once, whichever part answers and however the response ends."""
 
 import contextvars
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +15,13 @@ import pytest
 from werkzeug.test import Client, create_environ, run_wsgi_app
 
 from tenantry.host import Host
-from tenantry.http.environ import SENT_STATUS, TENANT
+from tenantry.http.environ import REQUEST_ID, REQUEST_RECORD, TARGET, TENANT
 from tenantry.http.problem import TIMED_OUT, ProblemResponse
+from tenantry.http.request_record import RequestRecord
 from tenantry.middleware.accounting import Accounting
+from tenantry.middleware.containment import Containment
+from tenantry.middleware.fair_share import FairShare
+from tenantry.middleware.in_flight import RequestLimits, RequestsInFlight
 from tenantry.observability.usage_counters import (
     Counts,
     UsageCounters,
@@ -61,10 +66,9 @@ def wrong():
 def answering(
     *chunks: bytes, status: str = "200 OK", fail: type[BaseException] | None = None
 ) -> App:
-    """Return an app of acme that answers in chunks and raises `fail` after the last chunk."""
+    """Return an app that answers in chunks and raises `fail` after the last chunk."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
-        environ[TENANT] = "acme"
         environ["wsgi.input"].read(5)
         start_response(status, [])
         return body()
@@ -77,12 +81,78 @@ def answering(
     return app
 
 
+UNLIMITED = RequestLimits(None, 30.0, is_answering=False)
+
+
+class Target:
+    """An app with the limits of a tenant, in the place of a mount."""
+
+    def __init__(self, app: App, limits: RequestLimits = UNLIMITED) -> None:
+        self.limits = limits
+        self._app = app
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        """Let the app answer."""
+        return self._app(environ, start_response)
+
+
+class Accounted:
+    """Accounting with its own counters, whose requests all belong to one tenant.
+
+    Args:
+        app: the app that answers.
+        tenant: the tenant; empty for the host's own pages.
+        threads: the number of requests that run at once; None for any number.
+        limits: the limits of the tenant's requests.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        tenant: str = "acme",
+        *,
+        threads: int | None = None,
+        limits: RequestLimits = UNLIMITED,
+    ) -> None:
+        self.counters = UsageCounters()
+        self.in_flight = RequestsInFlight(FairShare(threads))
+        self.ended: list[RequestRecord] = []
+        self.accounting = Accounting(self.in_flight, self.counters, self.ended.append)
+        self._app = Target(app, limits)
+        self._tenant = tenant
+
+    def environ(self, **keys: Any) -> dict[str, Any]:
+        """Return the environ of a request after its routing."""
+        routed = {TARGET: self._app, REQUEST_ID: "id-1"}
+        if self._tenant:
+            routed[TENANT] = self._tenant
+        return create_environ(method="POST") | routed | keys
+
+    def __call__(self, environ: Any = None, start_response: Any = None) -> Any:
+        """Answer a request like a server that knows nothing of admission."""
+        return self.accounting(environ or self.environ(), start_response or _started)
+
+    @property
+    def counts(self) -> Counts:
+        """The counts of acme."""
+        return self.counters.counts().get("acme", Counts())
+
+
+def _started(*_: object) -> Callable[[bytes], object]:
+    return lambda _: None
+
+
+def contained(app: App) -> App:
+    """Return an app inside the layer that counts the bytes of its response."""
+    return Containment(app, logging.getLogger("tenant.acme"))
+
+
 def measured(app: App, *, body: bytes = b"", take: int | None = None, closes: int = 1) -> Counts:
     """Send a request, read `take` chunks (None: all), close the response, and return the counts."""
-    counters = UsageCounters()
-    environ = create_environ(method="POST", input_stream=BytesIO(body))
-    environ["CONTENT_LENGTH"] = str(len(body))
-    response = Accounting(app, counters)(environ, lambda *_: lambda _: None)
+    accounted = Accounted(app)
+    response = accounted(
+        accounted.environ(CONTENT_LENGTH=str(len(body)), **{"wsgi.input": BytesIO(body)})
+    )
     chunks = iter(response)
     try:
         while take is None or take > 0:
@@ -91,13 +161,14 @@ def measured(app: App, *, body: bytes = b"", take: int | None = None, closes: in
     except Exception:  # noqa: BLE001 - StopIteration, or what the app raised
         pass
     for _ in range(closes):
-        response.close()  # type: ignore[attr-defined]
-    return counters.counts().get("acme", Counts())
+        response.close()
+    assert {} == accounted.in_flight.counts()
+    return accounted.counts
 
 
 def test_bytes_and_times_are_counted() -> None:
     """Counts include the bytes read and sent, wall time and processor time."""
-    counts = measured(answering(b"one", b"four"), body=b"sent body")
+    counts = measured(contained(answering(b"one", b"four")), body=b"sent body")
 
     assert (1, 0, 0, 5, 7) == counts[:5]
     assert 0 < counts.processor_ns <= counts.wall_ns
@@ -115,7 +186,7 @@ def test_only_a_5xx_is_an_error(status: str, errors: int) -> None:
 
 def test_a_cut_response_is_counted_once_with_what_was_sent() -> None:
     """A client that leaves after one chunk counts once with that chunk, though closed twice."""
-    counts = measured(answering(b"one", b"two", b"six"), take=1, closes=2)
+    counts = measured(contained(answering(b"one", b"two", b"six")), take=1, closes=2)
 
     assert (1, 0, 0, 0, 3) == counts[:5]
 
@@ -127,57 +198,175 @@ def test_an_unread_response_is_counted() -> None:
 
 def test_a_failing_body_is_counted_once() -> None:
     """A response body that raises counts as one error, whatever the status."""
-    assert (1, 1, 0, 0, 3) == measured(answering(b"one", fail=OSError), closes=2)[:5]
+    counts = measured(contained(answering(b"one", fail=OSError)), closes=2)
+
+    assert (1, 1, 0, 0, 3) == counts[:5]
 
 
 def test_an_app_that_raises_is_counted() -> None:
     """An exception of the app counts as one error and is passed on."""
-    counters = UsageCounters()
 
-    def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
-        environ[TENANT] = "acme"
+    def app(*_: object) -> Iterable[bytes]:
         raise SystemExit(3)
 
+    accounted = Accounted(app)
     with pytest.raises(SystemExit):
-        Accounting(app, counters)(create_environ(), lambda *_: lambda _: None)
+        accounted()
 
-    assert (1, 1) == counters.counts()["acme"][:2]
+    assert ((1, 1), {}) == (accounted.counts[:2], accounted.in_flight.counts())
 
 
 def test_a_refusal_is_not_an_error() -> None:
     """A refusal by the host is counted separately from errors of the app."""
     refusal = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now.")
 
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        environ[TENANT] = "acme"
-        return refusal(environ, start_response)
-
-    assert (1, 0, 1) == measured(app)[:3]
+    assert (1, 0, 1) == measured(refusal)[:3]
 
 
 def test_a_504_is_always_an_error() -> None:
-    """A 504 counts as an error, whether sent after the app's return or while the app hangs."""
+    """A 504 counts as an error, whether the app sends it or the watchdog while the app hangs."""
 
-    def timed_out(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        environ[TENANT] = "acme"
-        return TIMED_OUT(environ, start_response)
-
-    def sent_directly(environ: dict[str, Any], _: object) -> Iterable[bytes]:
-        environ[TENANT], environ[SENT_STATUS] = "acme", "504"
+    def answered_by_watchdog(environ: dict[str, Any], _: object) -> Iterable[bytes]:
+        environ[REQUEST_RECORD].status = 504
         return []
 
-    assert [(1, 1, 0)] * 2 == [measured(app)[:3] for app in (timed_out, sent_directly)]
+    assert [(1, 1, 0)] * 2 == [measured(app)[:3] for app in (TIMED_OUT, answered_by_watchdog)]
 
 
-def test_a_request_for_no_tenant_is_not_counted() -> None:
-    """Requests for the host's own pages are not counted."""
-    counters = UsageCounters()
+def test_a_request_for_no_tenant_is_logged_but_not_counted() -> None:
+    """Requests for the host's own pages have a record, but count for no tenant."""
+    accounted = Accounted(ProblemResponse(HTTPStatus.NOT_FOUND, "No."), tenant="")
 
-    run_wsgi_app(
-        Accounting(ProblemResponse(HTTPStatus.NOT_FOUND, "No."), counters), create_environ()
-    )
+    run_wsgi_app(accounted, accounted.environ(), buffered=True)
 
-    assert {} == counters.counts()
+    assert {} == accounted.counters.counts()
+    assert [("", 404)] == [(record.tenant, record.status) for record in accounted.ended]
+
+
+# -- the request ID ---------------------------------------------------------------------------
+
+
+def test_a_response_has_the_id_of_its_request() -> None:
+    """The host's ID replaces any ID that the app sends, however the app writes the name."""
+
+    def app(_: object, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("x-request-id", "mine"), ("X-Request-ID", "mine"), ("A", "b")])
+        return []
+
+    accounted = Accounted(app)
+    _, _, headers = run_wsgi_app(accounted, accounted.environ(), buffered=True)
+
+    assert [("X-Request-ID", "id-1"), ("A", "b")] == list(headers)
+
+
+def test_exc_info_is_passed_to_the_server() -> None:
+    """`exc_info` reaches the server, which knows whether headers can be replaced."""
+    error = ValueError("late")
+    started: list[Any] = []
+
+    def app(_: object, start_response: Any) -> Iterable[bytes]:
+        start_response("500 Oh", [], (ValueError, error, None))
+        return []
+
+    Accounted(app)(None, lambda *head: started.extend(head)).close()
+
+    assert (started[0], started[2]) == ("500 Oh", (ValueError, error, None))
+
+
+# -- the record ---------------------------------------------------------------------------------
+
+
+def test_a_record_has_the_facts_of_its_request() -> None:
+    """The record of an ended request has the path before the routing, and the client's address."""
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["SCRIPT_NAME"], environ["PATH_INFO"] = "/elsewhere", "/"
+        start_response("200 OK", [])
+        return [b"four"]
+
+    accounted = Accounted(app)
+    accounted(
+        accounted.environ(SCRIPT_NAME="/acme", PATH_INFO="/x", REMOTE_ADDR="192.0.2.1")
+    ).close()
+
+    [record] = accounted.ended
+    assert ("acme", "id-1", "POST", "/acme/x", "192.0.2.1", 200, 4) == (
+        record.tenant, record.request_id, record.method, record.path, record.address,
+        record.status, record.bytes_out,
+    )  # fmt: skip
+    assert (None, None, None) == (record.environ, record.connection, record.input)
+
+
+def test_an_admitted_request_is_not_admitted_again() -> None:
+    """A record that the server has opened is the record of the request up to its end."""
+    accounted = Accounted(answering(b"x"), threads=1)
+    environ = accounted.environ()
+
+    opened = accounted.accounting.enter(environ)
+    response = accounted(environ)
+    during = accounted.in_flight.counts()
+    response.close()
+
+    assert ({"acme": 1}, {}) == (during, accounted.in_flight.counts())
+    assert [opened] == accounted.ended
+
+
+def test_a_request_over_the_share_gets_503_and_counts_as_refused() -> None:
+    """Under another server, accounting itself refuses a request, without a call of the app."""
+    accounted = Accounted(answering(b"x"), threads=4)
+    held = [accounted(), accounted()]
+
+    refused, status, headers = run_wsgi_app(accounted, accounted.environ(), buffered=True)
+    held.pop().close()
+    again = run_wsgi_app(accounted, accounted.environ(), buffered=True)[1]
+
+    assert ("503 SERVICE UNAVAILABLE", "200 OK") == (status.upper(), again)
+    assert ("application/problem+json", "1") == (headers["Content-Type"], headers["Retry-After"])
+    assert b"requests in progress" in b"".join(refused)
+    held.pop().close()
+    assert (4, 0, 1) == accounted.counts[:3]
+    assert {} == accounted.in_flight.counts()
+
+
+def test_the_trace_of_a_request_is_read_at_its_start() -> None:
+    """The record has the client's trace, and a malformed header reaches no app."""
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    accounted = Accounted(answering())
+    environs = [accounted.environ(HTTP_TRACEPARENT=value) for value in (parent, "nonsense")]
+
+    records = [accounted.accounting.enter(environ) for environ in environs]
+
+    assert [parent, ""] == [record.traceparent for record in records if record is not None]
+    assert [True, False] == ["HTTP_TRACEPARENT" in environ for environ in environs]
+
+
+def test_a_refusal_of_the_server_is_counted_and_logged() -> None:
+    """A request that the server refuses before it runs is counted, with the bytes of the answer."""
+    problem = ProblemResponse(HTTPStatus.TOO_MANY_REQUESTS, "Too many.")
+    accounted = Accounted(answering())
+
+    accounted.accounting.note_refusal(accounted.environ(PATH_INFO="/x"), problem, 100)
+    accounted.accounting.note_refusal({"REQUEST_METHOD": "", REQUEST_ID: "id-2"}, problem, 7)
+
+    assert (1, 0, 1, 0, 100) == accounted.counts[:5]
+    assert [("acme", "id-1", "/x", 429, 100), ("", "id-2", "", 429, 7)] == [
+        (one.tenant, one.request_id, one.path, one.status, one.bytes_out) for one in accounted.ended
+    ]
+
+
+def test_an_answer_after_a_504_is_discarded() -> None:
+    """Once the watchdog has answered, the app's response ends with a connection error."""
+    limits = RequestLimits(None, 5.0, is_answering=True)
+    accounted = Accounted(answering(b"late"), limits=limits)
+    environ = accounted.environ()
+    record = accounted.accounting.enter(environ)
+    assert record is not None
+    assert record.claim_answer("watchdog")
+
+    with pytest.raises(ConnectionResetError):
+        accounted(environ)
+
+    assert ({}, 1) == (accounted.in_flight.counts(), len(accounted.ended))
 
 
 @pytest.mark.parametrize("how", ["readline", "readlines", "iter"])
@@ -185,7 +374,6 @@ def test_body_bytes_are_counted_however_they_are_read(how: str) -> None:
     """`readline`, `readlines` and iteration count their bytes."""
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        environ[TENANT] = "acme"
         stream = environ["wsgi.input"]
         b"".join(stream if how == "iter" else [getattr(stream, how)()] if how == "readline"
                  else stream.readlines())  # fmt: skip
@@ -197,14 +385,14 @@ def test_body_bytes_are_counted_however_they_are_read(how: str) -> None:
 
 def test_closing_on_another_thread_counts_no_processor_time() -> None:
     """If another thread closes the response, that thread's CPU time does not count."""
-    counters = UsageCounters()
-    response = Accounting(answering(b"x"), counters)(create_environ(), lambda *_: lambda _: None)
+    accounted = Accounted(answering(b"x"))
+    response = accounted()
     b"".join(response)
-    thread = threading.Thread(target=response.close)  # type: ignore[attr-defined]
+    thread = threading.Thread(target=response.close)
     thread.start()
     thread.join()
 
-    assert (1, 0) == counters.counts()["acme"][:7:6]
+    assert (1, 0) == accounted.counts[:7:6]
 
 
 # -- in the host --------------------------------------------------------------------------------

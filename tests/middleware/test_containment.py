@@ -12,7 +12,8 @@ import pytest
 
 from tenantry.http.environ import REQUEST_ID
 from tenantry.http.request_record import current_request
-from tenantry.middleware.containment import Containment, ResponseCutError
+from tenantry.http.response_close import ResponseCutError
+from tenantry.middleware.containment import Containment
 from tenantry.middleware.log_context import LogContext
 
 PLAIN = [("Content-Type", "text/plain")]

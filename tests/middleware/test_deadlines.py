@@ -9,33 +9,64 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.test import Client, create_environ, run_wsgi_app
+from werkzeug.test import create_environ, run_wsgi_app
 
 from servers import DEADLINE_S, wait_until
-from tenantry.app.stack import build_stack
 from tenantry.host import Host
-from tenantry.middleware.deadlines import Deadlines, RunningRequests
+from tenantry.http.environ import CONNECTION, REQUEST_ID, REQUEST_RECORD, TARGET, TENANT
+from tenantry.middleware.accounting import Accounting
+from tenantry.middleware.deadlines import Watchdog
+from tenantry.middleware.fair_share import FairShare
+from tenantry.middleware.in_flight import RequestLimits, RequestsInFlight
+from tenantry.observability.usage_counters import UsageCounters
+from tenantry.server.connection import Connection
 
 
-class Clock:
-    """A clock that a test sets."""
+class Deadline:
+    """A host's accounting and watchdog for one tenant with a deadline of 5 s.
 
-    now_s = 0.0
+    Args:
+        is_answering: whether an overdue request is answered with 504.
+    """
 
-    def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
-        return self.now_s
+    def __init__(self, *, is_answering: bool = False) -> None:
+        self.noted: list[str] = []
+        self.failures: list[BaseException] = []
+        self.counters = UsageCounters()
+        self.in_flight = RequestsInFlight(FairShare(None))
+        self.watchdog = Watchdog(self.in_flight, clock_ns=self, note_overdue=self.noted.append)
+        self._limits = RequestLimits(None, 5.0, is_answering)
+        self._accounting = Accounting(self.in_flight, self.counters)
+        self._now_s = 0.0
 
+    def __call__(self) -> int:
+        """Return the time of the watchdog: as many seconds after the start of the request."""
+        [record] = self.in_flight.records()
+        return record.begun_ns + int(self._now_s * 1e9)
 
-@contextmanager
-def sending_request(app: Any) -> Iterator[None]:
-    """Send one request on a thread of its own, which has ended at the end of the block."""
-    thread = threading.Thread(target=lambda: Client(app).get("/slow?key=secret").close())
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(DEADLINE_S)
+    def check_at(self, now_s: float) -> None:
+        """Let the watchdog check `now_s` seconds after the start of the request."""
+        self._now_s = now_s
+        self.watchdog.check()
+
+    @contextmanager
+    def requesting(self, app: Any, **keys: Any) -> Iterator[None]:
+        """Send one request on a thread of its own, which has ended at the end of the block."""
+        routed = {TARGET: app, TENANT: "acme", REQUEST_ID: "id-1"}
+        environ = create_environ("/slow?key=secret") | routed | keys
+        environ[REQUEST_RECORD] = self.in_flight.enter("acme", self._limits)
+        thread = threading.Thread(target=self._request, args=(environ,))
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join(DEADLINE_S)
+
+    def _request(self, environ: Any) -> None:
+        try:
+            run_wsgi_app(self._accounting, environ, buffered=True)
+        except ConnectionResetError as error:
+            self.failures.append(error)
 
 
 class Waiting:
@@ -43,7 +74,6 @@ class Waiting:
 
     def __init__(self) -> None:
         self.is_reached, self.go_on = threading.Event(), threading.Event()
-        self.config: dict[str, object] = {}  # a Flask app, because `build_stack` takes a Flask app
 
     def __call__(self, _: object, start_response: Callable[..., object]) -> Iterable[bytes]:
         """Answer when `go_on` is set."""
@@ -59,23 +89,24 @@ class Waiting:
 
 def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """The log line has tenant, method, path, age and stack, but no query and no variables."""
-    clock, app = Clock(), Waiting()
-    noted: list[str] = []
-    requests = RunningRequests(clock=clock, note_overdue=noted.append)
-    layer = Deadlines(app, requests, "acme", 5.0)
+    deadline, app = Deadline(), Waiting()
 
-    with sending_request(layer):
+    with deadline.requesting(app):
         assert app.is_reached.wait(DEADLINE_S)
-        for clock.now_s in (4.9, 5.1, 60.0):
-            requests.check()
+        for now_s in (4.9, 5.1, 60.0):
+            deadline.check_at(now_s)
         app.go_on.set()
 
     [record] = caplog.records
     facts = vars(record)
-    assert ("request.overdue", "acme", "GET", "/slow", 5.1) == tuple(
-        facts[key] for key in ("message", "tenant", "method", "path", "age_s")
+    assert ("request.overdue", "acme", "id-1", "GET", "/slow", 5.1, 5.0, False) == tuple(
+        facts[key]
+        for key in (
+            *("message", "tenant", "request_id", "method", "path", "age_s", "deadline_s"),
+            "answered",
+        )
     )
-    assert ["acme"] == noted
+    assert ["acme"] == deadline.noted
     assert "in block <" in facts["stack"]
     assert "test_deadlines" in facts["stack"].rpartition(" < ")[2]
     assert "secret" not in str(facts)
@@ -83,45 +114,49 @@ def test_an_overdue_request_is_reported_once(caplog: pytest.LogCaptureFixture) -
 
 def test_a_request_is_stuck_from_its_deadline_to_its_end() -> None:
     """A request counts as stuck from the deadline until the request ends."""
-    clock, app = Clock(), Waiting()
-    requests = RunningRequests(clock=clock)
+    deadline, app = Deadline(), Waiting()
     reported = []
 
-    with sending_request(Deadlines(app, requests, "acme", 5.0)):
+    with deadline.requesting(app):
         assert app.is_reached.wait(DEADLINE_S)
-        for clock.now_s in (0.0, 6.0):
-            requests.check()
-            reported.append(dict(requests.stuck()))
+        for now_s in (0.0, 6.0):
+            deadline.check_at(now_s)
+            reported.append(dict(deadline.watchdog.stuck()))
         app.go_on.set()
 
-    assert [{}, {"acme": 1}, {}] == [*reported, dict(requests.stuck())]
+    assert [{}, {"acme": 1}, {}] == [*reported, dict(deadline.watchdog.stuck())]
 
 
-class Connection:
+def test_a_request_that_waits_for_its_turn_is_not_overdue() -> None:
+    """The deadline begins when a request runs, not when the request is admitted."""
+    deadline = Deadline()
+    limits = RequestLimits(None, 5.0, is_answering=False)
+    assert deadline.in_flight.enter("acme", limits) is not None
+
+    deadline.check_at(60.0)
+
+    assert {} == deadline.watchdog.stuck()
+
+
+class FakeConnection:
     """Stands in for the client's connection, and says how much has been sent."""
 
     sent_bytes = 0
+    is_waiting = False
+    is_hijacked = False
 
 
 def test_a_hanging_stream_holds_its_thread() -> None:
     """A stream counts as hanging when the app has sent no byte for a whole deadline."""
-    clock, app, connection = Clock(), Waiting(), Connection()
-    requests = RunningRequests(clock=clock)
-    layer = Deadlines(_streaming(app), requests, "acme", 5.0)
+    deadline, app, connection = Deadline(), Waiting(), FakeConnection()
     reported = []
 
-    def send() -> None:
-        environ = create_environ() | {"gunicorn.socket": connection}
-        run_wsgi_app(layer, environ, buffered=True)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    assert app.is_reached.wait(DEADLINE_S)
-    for clock.now_s, connection.sent_bytes in ((4.0, 1), (6.0, 1), (10.0, 2), (14.9, 2), (15, 2)):
-        requests.check()
-        reported.append(requests.held_threads())
-    app.go_on.set()
-    thread.join()
+    with deadline.requesting(_streaming(app), **{CONNECTION: connection}):
+        assert app.is_reached.wait(DEADLINE_S)
+        for now_s, connection.sent_bytes in ((4.0, 1), (6.0, 1), (10.0, 2), (14.9, 2), (15, 2)):
+            deadline.check_at(now_s)
+            reported.append(deadline.watchdog.held_threads())
+        app.go_on.set()
 
     assert [0, 0, 0, 0, 1] == reported
 
@@ -136,74 +171,19 @@ def _streaming(app: Waiting) -> Any:
     return answer
 
 
-def _module(name: str, code: str, **names: object) -> dict[str, Any]:
-    made: dict[str, Any] = {"__name__": name, **names}
-    exec(code, made)
-    return made
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_waiting_for_the_client_is_not_hanging(is_waiting: bool) -> None:
+    """A thread that waits for its client is reported but does not count as held."""
+    deadline, app, connection = Deadline(), Waiting(), FakeConnection()
+    connection.is_waiting = is_waiting
 
+    with deadline.requesting(app, **{CONNECTION: connection}):
+        assert app.is_reached.wait(DEADLINE_S)
+        deadline.check_at(6.0)
+        stuck, held = deadline.watchdog.stuck().total(), deadline.watchdog.held_threads()
+        app.go_on.set()
 
-@pytest.mark.parametrize(
-    ("modules", "is_held"),
-    [
-        (["gunicorn.http.unreader"], False),
-        (["gunicorn.http.unreader", "tenantry.server.client_socket"], False),
-        (["gunicorn.http.unreader", "tenantry.server.client_socket", "ssl"], False),
-        (["gunicorn.util", "socket"], False),
-        (["urllib3.connection", "socket", "ssl"], True),
-        (["acme"], True),
-    ],
-)
-def test_waiting_for_the_client_is_not_hanging(modules: list[str], is_held: bool) -> None:
-    """A thread that reads a body in the server's code is reported but does not count as held."""
-    clock, lock, is_reached = Clock(), threading.Lock(), threading.Event()
-    requests = RunningRequests(clock=clock)
-    *outer, innermost = modules
-    code = "def read():\n    is_reached()\n    act()\n"
-    read = _module(innermost, code, act=lock.acquire, is_reached=is_reached.set)["read"]
-    for name in reversed(outer):
-        read = _module(name, "def read():\n    act()\n", act=read)["read"]
-
-    def app(_: object, start_response: Callable[..., object]) -> Iterable[bytes]:
-        read()
-        start_response("200 OK", [])
-        return []
-
-    lock.acquire()
-    with sending_request(Deadlines(app, requests, "acme", 5.0)):
-        assert is_reached.wait(DEADLINE_S)
-        clock.now_s = 6.0
-
-        def is_as_expected() -> bool:
-            requests.check()
-            return is_held == (requests.held_threads() == 1)
-
-        wait_until(is_as_expected)
-        stuck = requests.stuck().total()
-        lock.release()
-
-    assert 1 == stuck
-
-
-def test_a_request_lasts_until_its_body_is_closed() -> None:
-    """A request ends when the response body is first closed, or when the app raises."""
-    requests, seen = RunningRequests(), []
-
-    def app(environ: dict[str, Any], _: object) -> Iterable[bytes]:
-        seen.append(len(requests._running))
-        if environ["PATH_INFO"] == "/bad":
-            raise ValueError
-        return [b"one"]
-
-    layer = Deadlines(app, requests, "acme", 5.0)
-    body: Any = layer({"PATH_INFO": "/good"}, lambda *_: None)  # type: ignore[arg-type,return-value]
-    seen.append(len(requests._running))
-    body.close()
-    body.close()
-    with pytest.raises(ValueError):  # noqa: PT011 - it is the app's
-        layer({"PATH_INFO": "/bad"}, lambda *_: None)  # type: ignore[arg-type,return-value]
-
-    assert [1, 1, 1, 0] == [*seen, len(requests._running)]
-    assert requests.stuck().total() == 0
+    assert (1, not is_waiting) == (stuck, held == 1)
 
 
 def test_the_host_reports_stuck_requests(
@@ -213,16 +193,20 @@ def test_the_host_reports_stuck_requests(
     write_tenant("acme", DEADLINE_S=0.01)
     host.start()
     assert host.follower.is_ready.wait(DEADLINE_S)
-    app = Waiting()
-    tenant = host.router.mounts[0].tenant
-    assert tenant is not None
-    stack = build_stack(app, tenant, host.settings, host.resources)  # type: ignore[arg-type]
+    app, [mount] = Waiting(), host.router.mounts
+    routed = {TARGET: app, TENANT: "acme", REQUEST_ID: "id-1"}
+    record = host.resources.in_flight.enter("acme", mount.limits)
+    assert record is not None
+    environ = create_environ("/acme/") | routed | {REQUEST_RECORD: record}
+    thread = threading.Thread(target=run_wsgi_app, args=(host, environ, True))
 
-    with caplog.at_level(logging.WARNING), sending_request(stack.wsgi):
+    with caplog.at_level(logging.WARNING):
+        thread.start()
         wait_until(lambda: [1] == [one.stuck for one in host.status()])
         reported = [mount["stuck"] for mount in host.report.listing()["mounts"]]
-        load, in_flight = host.report.in_flight(), host.resources.in_flight()
+        load, in_flight = host.report.in_flight(), host.resources.in_flight.counts()
         app.go_on.set()
+        thread.join()
 
     assert [1] == reported
     assert ({"in_flight": {"acme": 1}, "stuck": {"acme": 1}}, {"acme": 1}) == (load, in_flight)
@@ -230,61 +214,79 @@ def test_the_host_reports_stuck_requests(
     assert ["request.overdue"] == [record.message for record in caplog.records]
 
 
-class _ClientSocket:
-    """Stand-in for the worker's client socket. The server writes to the attribute `raw`."""
-
-    sent_bytes = 0
-
-    def __init__(self, raw: socket.socket) -> None:
-        self.raw = raw
-
-
-def _send_over(layer: Deadlines, raw: socket.socket, failures: list[BaseException]) -> None:
-    environ = create_environ("/slow") | {"gunicorn.socket": _ClientSocket(raw)}
-    try:
-        run_wsgi_app(layer, environ, buffered=True)
-    except ConnectionResetError as error:
-        failures.append(error)
+@contextmanager
+def _client(**keys: Any) -> Iterator[tuple[socket.socket, dict[str, Any]]]:
+    """Return a client's end of a connection, and the environ keys of a request over it."""
+    server_end, client_end = socket.socketpair()
+    server_end.setblocking(False)
+    client_end.settimeout(DEADLINE_S)
+    connection = Connection(server_end, ("192.0.2.1", 80), None)
+    with client_end:
+        yield client_end, {CONNECTION: connection} | keys
+        connection.close()
 
 
 def test_an_overdue_request_is_answered_once() -> None:
     """With `answer`, the client gets 504 at the deadline; the app's later response is discarded."""
-    clock, app, failures = Clock(), Waiting(), list[BaseException]()
-    requests = RunningRequests(clock=clock)
-    layer = Deadlines(app, requests, "acme", 5.0, is_answering=True)
-    server_end, client_end = socket.socketpair()
-    with server_end, client_end:
-        thread = threading.Thread(target=_send_over, args=(layer, server_end, failures))
-        thread.start()
-        assert app.is_reached.wait(DEADLINE_S)
-        for clock.now_s in (4.9, 5.1, 9.0):
-            requests.check()
-        received = client_end.makefile("rb").read()
-        stuck = requests.stuck().total()
-        app.go_on.set()
-        thread.join(DEADLINE_S)
+    deadline, app = Deadline(is_answering=True), Waiting()
 
+    with _client() as (client, keys), deadline.requesting(app, **keys):
+        assert app.is_reached.wait(DEADLINE_S)
+        for now_s in (4.9, 5.1, 9.0):
+            deadline.check_at(now_s)
+        received = client.makefile("rb").read()
+        stuck = deadline.watchdog.stuck().total()
+        app.go_on.set()
+
+    head, _, body = received.partition(b"\r\n\r\n")
     assert (1, 1) == (received.count(b"HTTP/1.1 504 "), received.count(b"HTTP/1.1"))
-    assert (1, 0, 1) == (stuck, requests.stuck().total(), len(failures))
+    assert {b"Connection: close", b"X-Request-ID: id-1"} < set(head.split(b"\r\n"))
+    assert b"Content-Length: %d" % len(body) in head
+    assert (1, 0, 1) == (stuck, deadline.watchdog.stuck().total(), len(deadline.failures))
+    counts = deadline.counters.counts()["acme"]
+    assert (1, 1, len(body)) == (counts.requests, counts.errors, counts.bytes_out)
+
+
+def test_a_504_to_head_has_no_body() -> None:
+    """The 504 of a HEAD request ends with its head."""
+    deadline, app = Deadline(is_answering=True), Waiting()
+
+    with _client(REQUEST_METHOD="HEAD") as (client, keys), deadline.requesting(app, **keys):
+        assert app.is_reached.wait(DEADLINE_S)
+        deadline.check_at(5.1)
+        received = client.makefile("rb").read()
+        app.go_on.set()
+
+    assert (b"HTTP/1.1 504 ", b"\r\n\r\n") == (received[:13], received[-4:])
 
 
 def test_a_started_response_gets_no_504() -> None:
     """With `answer`, a request with sent headers is only reported."""
-    clock, app, failures = Clock(), Waiting(), list[BaseException]()
-    requests = RunningRequests(clock=clock)
-    layer = Deadlines(_streaming(app), requests, "acme", 5.0, is_answering=True)
-    server_end, client_end = socket.socketpair()
-    with server_end, client_end:
-        thread = threading.Thread(target=_send_over, args=(layer, server_end, failures))
-        thread.start()
-        assert app.is_reached.wait(DEADLINE_S)
-        clock.now_s = 6.0
-        requests.check()
-        stuck = requests.stuck().total()
-        app.go_on.set()
-        thread.join(DEADLINE_S)
-        client_end.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            client_end.recv(1)
+    deadline, app = Deadline(is_answering=True), Waiting()
 
-    assert (1, []) == (stuck, failures)
+    with _client() as (client, keys):
+        with deadline.requesting(_streaming(app), **keys):
+            assert app.is_reached.wait(DEADLINE_S)
+            deadline.check_at(6.0)
+            stuck = deadline.watchdog.stuck().total()
+            app.go_on.set()
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+
+    assert (1, []) == (stuck, deadline.failures)
+
+
+def test_a_full_connection_does_not_block_the_watchdog() -> None:
+    """A client that reads nothing gets its 504 or not, but the watchdog goes on."""
+    deadline, app = Deadline(is_answering=True), Waiting()
+
+    with _client() as (_, keys):
+        keys[CONNECTION].sock.send(b"x" * (1 << 20))
+        with deadline.requesting(app, **keys):
+            assert app.is_reached.wait(DEADLINE_S)
+            deadline.check_at(6.0)
+            stuck = deadline.watchdog.stuck().total()
+            app.go_on.set()
+
+    assert (1, ["acme"]) == (stuck, deadline.noted)

@@ -18,30 +18,42 @@ class Clock:
 
 
 @pytest.mark.parametrize(("noisy", "each"), [(1, 4), (2, 3), (3, 2), (7, 1)])
-def test_noisy_tenants_leave_a_thread_for_a_quiet_one(noisy: int, each: int) -> None:
-    """When up to 7 tenants take all threads they get of 8, a quiet tenant is still admitted."""
+def test_noisy_tenants_leave_room_for_a_quiet_one(noisy: int, each: int) -> None:
+    """When up to 7 tenants take all that they get of 8 threads, a quiet tenant is admitted."""
     share = FairShare(8)
     own = dict.fromkeys(range(noisy), 0)
     has_got = True
     while has_got:
         has_got = False
         for tenant in own:
-            if share.admits(str(tenant), own[tenant], sum(own.values())):
+            busy = sum(count > 0 for count in own.values())
+            if share.admits(str(tenant), own[tenant], sum(own.values()), busy):
                 own[tenant] += 1
                 has_got = True
 
     assert each == max(own.values())
-    assert share.admits("quiet", 0, sum(own.values()))
+    assert share.admits("quiet", 0, sum(own.values()), noisy)
 
 
 def test_all_requests_are_admitted_if_the_thread_count_is_unknown() -> None:
     """Without a known number of threads, which only gunicorn states, all requests are admitted."""
-    assert FairShare(None).admits("acme", 10_000, 10_000)
+    assert FairShare(None).admits("acme", 10_000, 10_000, 100)
 
 
-def test_no_request_is_admitted_while_all_threads_are_busy() -> None:
-    """While all threads are busy, even a tenant without requests must wait."""
-    assert not FairShare(8).admits("acme", 0, 8)
+def test_the_number_of_busy_tenants_limits_first_requests() -> None:
+    """A tenant's first request depends on how many tenants are busy, not on what they hold."""
+    share = FairShare(8)
+
+    assert [True, True, False] == [share.admits("acme", 0, *held) for held in
+                                   ((8, 7), (11, 7), (8, 8))]  # fmt: skip
+
+
+def test_further_requests_need_free_threads() -> None:
+    """A further request needs more free threads than the tenant has requests."""
+    share = FairShare(8)
+
+    assert [True, False, False] == [share.admits("acme", *held) for held in
+                                    ((3, 4, 2), (3, 5, 2), (1, 8, 8))]  # fmt: skip
 
 
 def test_a_cpu_heavy_tenant_gets_one_slot_beside_other_traffic() -> None:
@@ -49,13 +61,14 @@ def test_a_cpu_heavy_tenant_gets_one_slot_beside_other_traffic() -> None:
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("acme", 0.8)
-    alone = share.admits("acme", 1, 1)
+    alone = share.admits("acme", 1, 1, 1)
     share.note_used("globex", 0.01)
-    beside = share.admits("acme", 0, 0), share.admits("acme", 1, 1), share.admits("globex", 1, 1)
+    beside = [share.admits(*held) for held in
+              (("acme", 0, 0, 0), ("acme", 1, 1, 1), ("globex", 1, 1, 1))]  # fmt: skip
     clock.now += 2.0
-    later = share.admits("acme", 1, 1)
+    later = share.admits("acme", 1, 1, 1)
 
-    assert (True, (True, False, True), True) == (alone, beside, later)
+    assert (True, [True, False, True], True) == (alone, beside, later)
 
 
 @pytest.mark.parametrize(("others_s", "rest_s"), [(0.5, 0.2), (0.1, 0.08)])
@@ -66,11 +79,21 @@ def test_a_cpu_heavy_tenant_pauses_between_requests(others_s: float, rest_s: flo
     share.note_used("globex", others_s)
     share.note_used("acme", 0.4 if others_s < 0.5 else 0.5, took_s=0.2)
 
-    before = share.rest_s("acme"), share.admits("acme", 0, 0)
+    before = share.rest_s("acme"), share.admits("acme", 0, 0, 0)
     clock.now += 0.2
-    after = share.rest_s("acme"), share.admits("acme", 0, 0)
+    after = share.rest_s("acme"), share.admits("acme", 0, 0, 0)
 
     assert ((rest_s, False), (0.0, True)) == ((round(before[0], 6), before[1]), after)
+
+
+def test_a_cpu_heavy_tenant_waits_while_as_many_tenants_as_threads_are_busy() -> None:
+    """A CPU-heavy tenant's one slot is subject to the same rule as any first request."""
+    clock = Clock()
+    share = FairShare(8, clock=clock)
+    share.note_used("acme", 0.8)
+    share.note_used("globex", 0.01)
+
+    assert [True, False] == [share.admits("acme", 0, 7, busy) for busy in (7, 8)]
 
 
 def test_many_short_requests_are_not_cpu_heavy() -> None:
@@ -80,7 +103,7 @@ def test_many_short_requests_are_not_cpu_heavy() -> None:
     for _ in range(800):
         share.note_used("acme", 0.001)
 
-    assert share.admits("acme", 1, 1)
+    assert share.admits("acme", 1, 1, 1)
 
 
 def test_processor_time_decays() -> None:
@@ -101,9 +124,9 @@ def test_a_running_request_already_counts_as_cpu_heavy() -> None:
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", 0.05)
-    before = share.admits("acme", 3, 3)
+    before = share.admits("acme", 3, 3, 1)
     share.note_running("acme", 0.25)
-    during = share.admits("acme", 3, 3)
+    during = share.admits("acme", 3, 3, 1)
     share.note_used("acme", 0.3, 0.5, noted_s=0.25)
 
     assert (True, False, 0.3) == (before, during, pytest.approx(share._use["acme"][0]))

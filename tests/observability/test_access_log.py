@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from werkzeug.test import Client
+from werkzeug.test import Client, create_environ
 
 from log_lines import CollectedLines
 from servers import CONFIG_FILE, Server, wait_until
 from tenantry.host import Host
-from tenantry.http.environ import CLIENT
+from tenantry.http.environ import CLIENT, REQUEST_ID
 from tenantry.http.problem import ProblemResponse
-from tenantry.http.raw_head import render_response
-from tenantry.http.request_record import RequestRecord, record_unparsed
+from tenantry.http.request_record import RequestRecord
 from tenantry.observability.access_log import AccessLog
 from tenantry.settings import HostSettings
 from tenantry.tenants.clients import hash_client_key
@@ -138,27 +137,38 @@ def test_a_line_has_the_name_of_a_client_but_not_its_key(client: Client, lines: 
     assert not [secret for secret in ("the-", "query") if secret in lines[0]]
 
 
-def test_a_request_that_is_rejected_before_parsing_has_a_line(
-    client: Client, lines: list[str]
-) -> None:
-    """A request that the host rejects before parsing also has an access log line."""
-    head = b"GET /acme/a%0Ab?token=hidden HTTP/1.1\r\nHost: a\r\nX-Request-ID: id-1\r\n\r\n"
-    problem = ProblemResponse(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7)
-    response = render_response(problem, head, keep_alive=True)
-    client.get("/globex/", headers={"X-Request-ID": "id-2"}).close()
+def test_a_request_that_the_server_refuses_has_a_line(client: Client, lines: list[str]) -> None:
+    """A request that the server refuses before it runs has the same facts as any other refusal."""
+    problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Not now.")
+    environ = create_environ("/globex/a?token=hidden") | {"REMOTE_ADDR": "192.0.2.1"}
+    client.get(
+        "/globex/a", headers={"X-Request-ID": "id-1"}, environ_base={"REMOTE_ADDR": "192.0.2.1"}
+    ).close()
+    host = client.application
+    environ["HTTP_X_REQUEST_ID"] = "id-1"
+    host.admission.route(environ, None)
 
-    client.application._note_refusal("acme", head, response)
+    host.admission.note_refusal(environ, "globex", problem, 7)
 
     usual, line = parsed(lines)
     for one in (usual, line):
         for key in ("timestamp", "wall_ms", "processor_ms"):
             one.pop(key)
-    size = len(response.partition(b"\r\n\r\n")[2])
-    changed = {
-        "tenant": "acme", "request_id": "id-1", "path": "/acme/a\nb", "status": 429,
-        "bytes_out": size,
-    }  # fmt: skip
-    assert usual | changed == line
+    assert usual | {"bytes_out": 7} == line
+
+
+def test_a_malformed_request_has_a_line(client: Client, lines: list[str]) -> None:
+    """A request that the server cannot parse has a line with its ID and its status."""
+    problem = ProblemResponse(HTTPStatus.BAD_REQUEST, "Malformed.")
+
+    client.application.admission.note_refusal(
+        {"REQUEST_METHOD": "", REQUEST_ID: "id-1"}, "", problem, 7
+    )
+
+    [line] = parsed(lines)
+    assert ("", "id-1", "", "", 400, 7) == tuple(
+        line[key] for key in ("tenant", "request_id", "method", "path", "status", "bytes_out")
+    )
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -196,11 +206,8 @@ def test_a_line_fits_in_one_write(
 
     environ = {"PATH_INFO": "/" + part * 4000, CLIENT: "oidc:" + "\x7f" * 4000}
     Client(host).open("/", environ_overrides=environ).close()
-    head = b"GET /acme/" + b"%F0" * 4000 + b" HTTP/1.1\r\n\r\n"
-    response = b"HTTP/1.1 429 Too Many Requests\r\nX-Request-ID: id-1\r\n\r\n"
-    AccessLog(form, CollectedLines(lines))(record_unparsed("acme", head, response))
 
-    assert [True, True] == [len(line) < 4096 and r"\u2026" in line for line in lines]
+    assert [True] == [len(line) < 4096 and r"\u2026" in line for line in lines]
     host.close()
 
 

@@ -9,6 +9,7 @@ from wsgi_apps import build, get, make_mount, make_tenant, saying
 
 from servers import DEADLINE_S
 from tenantry.grammar import PREFIX_SEGMENTS
+from tenantry.http.environ import TENANT
 from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
 
@@ -83,12 +84,37 @@ def test_a_deep_path_costs_no_more_lookups_than_a_prefix_has_segments(
 ) -> None:
     """A path of 4,000 segments costs no more lookups than the longest prefix has segments."""
     router, rest = routing("/acme"), "/x" * 4000
-    router._dispatch.mounts = counted = CountingDict(router._by_prefix)
+    router._dispatch.mounts = counted = CountingDict(router._dispatch.mounts)
 
     _, _, body = get(router, first + rest)
 
     assert expected + rest == body
     assert 0 < counted.lookups <= PREFIX_SEGMENTS
+
+
+@pytest.mark.parametrize(
+    ("path", "tenant", "script_name", "path_info"),
+    [
+        ("/acme/x", "t-acme", "/acme", "/x"),
+        ("/acme" + "/x" * 4000, "t-acme", "/acme", "/x" * 4000),
+        ("/nobody/x", None, "", "/nobody/x"),
+        ("/nobody" + "/x" * 4000, None, "", "/nobody" + "/x" * 4000),
+        ("*", None, "", "*"),
+    ],
+)
+def test_a_route_is_found_before_the_request_runs(
+    path: str, tenant: str | None, script_name: str, path_info: str
+) -> None:
+    """`route` names the tenant and splits the path once, and calls no app."""
+    router = routing("/acme")
+    environ = {"PATH_INFO": path, "SCRIPT_NAME": ""}
+
+    target = router.route(environ)
+
+    assert (tenant, script_name, path_info) == (
+        environ.get(TENANT), environ["SCRIPT_NAME"], environ["PATH_INFO"],
+    )  # fmt: skip
+    assert (router.at("/acme") if tenant else router._fallback) is target
 
 
 def test_the_host_answers_without_tenants() -> None:
@@ -127,7 +153,7 @@ def test_a_request_sees_one_snapshot() -> None:
             return super().__contains__(key)
 
     router = routing("/acme", "/globex")
-    router._dispatch.mounts = Slow(router._by_prefix)
+    router._dispatch.mounts = Slow(router._dispatch.mounts)
     with ThreadPoolExecutor(1) as threads:
         in_flight = threads.submit(get, router, "/acme/x")
         assert looked_up.wait(DEADLINE_S)

@@ -293,7 +293,7 @@ def test_an_error_in_blaming_does_not_stop_the_master(
 ) -> None:
     """An error is logged, and the worker's row on the scoreboard is released."""
     row.enter(ACME)
-    worker = TenantWorker.__new__(TenantWorker)
+    worker: TenantWorker = object.__new__(TenantWorker)
     worker.row, worker.tmp, worker.app = row, heartbeat, SimpleNamespace()
     worker.crash_report = CrashReport()
     monkeypatch.setenv("TENANTRY_NONSENSE", "1")

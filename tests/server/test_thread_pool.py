@@ -60,6 +60,20 @@ def test_an_item_waits_until_a_thread_is_free(threads: ThreadPool[str], served: 
     assert served.by["a"] is served.by["c"]
 
 
+def test_a_first_item_overtakes_waiting_items(threads: ThreadPool[str], served: _Work) -> None:
+    """An item with `is_first` gets the next free thread, before items that wait longer."""
+    for item in "abc":
+        threads.do(item)
+    threads.do("first", is_first=True)
+    wait_until(lambda: len(served.by) == 2)
+    served.end("a")
+    wait_until(lambda: len(served.by) == 3)
+
+    assert {"a", "b", "first"} == set(served.by)
+    served.end("first")
+    wait_until(lambda: "c" in served.by)
+
+
 def test_the_most_recently_idle_thread_is_used_first(
     threads: ThreadPool[str], served: _Work
 ) -> None:

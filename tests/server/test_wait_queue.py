@@ -1,115 +1,112 @@
-"""The wait queue decides which request runs, which waits, and for how long."""
+"""The wait queue decides which request runs next, and how long a request waits."""
 
-from tenantry.middleware.fair_share import FairShare
+import math
+
 from tenantry.server.wait_queue import MAX_WAITING, WAIT_S, WaitQueue
 
-
-class Clock:
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        """Return the time that the test has set on the clock."""
-        return self.now
+NOW = 1000.0
 
 
-def test_a_tenant_over_its_share_waits() -> None:
-    """Of four threads, a busy tenant gets two, and another tenant is still admitted."""
-    queue = WaitQueue[str](FairShare(4))
+def _queue(*items: str) -> WaitQueue[str]:
+    """Return a queue with items that begin with the initial of their tenant."""
+    queue = WaitQueue[str]()
+    for item in items:
+        assert queue.add(item[0], item, NOW)
+    return queue
 
-    noisy = [queue.arrive("noisy", str(number)) for number in range(3)]
 
-    assert [True, True, False] == noisy
-    assert queue.arrive("quiet", "q")
+def _no_pause(_: str) -> float:
+    return 0.0
+
+
+class Room:
+    """Room for a number of requests."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def __call__(self, _: str) -> bool:
+        """Take room for one request, if any is left."""
+        self._left -= 1
+        return self._left >= 0
 
 
 def test_requests_of_a_tenant_run_in_order() -> None:
-    """When a request ends, the oldest waiting request of the same tenant runs."""
-    queue = WaitQueue[str](FairShare(4))
-    for number in range(5):
-        queue.arrive("acme", str(number))
+    """The oldest waiting request of a tenant runs first, until none is left."""
+    queue = _queue("a1", "a2", "a3")
 
-    assert [["2"], ["3"], ["4"], [], []] == [queue.end("acme") for _ in range(5)]
-
-
-def test_a_new_request_does_not_overtake_a_waiting_one() -> None:
-    """A new request waits behind an earlier waiting request, even with free threads."""
-    share = FairShare(2)
-    queue = WaitQueue[str](share)
-    queue.arrive("acme", "runs")
-    queue.arrive("acme", "first")
-    share.threads = 8
-
-    assert not queue.arrive("acme", "second")
-    assert ["first", "second"] == queue.end("acme")
+    assert ["a1", "a2", "a3"] == list(queue.ready(lambda _: True))
+    assert {} == queue.tenants
 
 
 def test_waiting_tenants_take_turns() -> None:
-    """When threads become free, waiting tenants run one request each in turn."""
-    queue = WaitQueue[str](FairShare(2))
-    queue.arrive(None, "x")
-    queue.arrive(None, "y")
-    for tenant in ("acme", "globex"):
-        for number in range(2):
-            queue.arrive(tenant, f"{tenant}{number}")
+    """Each tenant runs one request in turn; the next round goes on where the last one ended."""
+    queue = _queue("a1", "a2", "a3", "g1", "g2", "h1")
 
-    turns = [queue.end(None), queue.end(None), queue.end("acme"), queue.end("globex")]
+    rounds = [list(queue.ready(Room(count))) for count in (2, 1, 2, 5)]
 
-    assert [["acme0"], ["globex0"], ["acme1"], ["globex1"]] == turns
+    assert [["a1", "g1"], ["h1"], ["a2", "g2"], ["a3"]] == rounds
+
+
+def test_a_tenant_that_may_not_run_holds_up_no_other() -> None:
+    """A tenant over its share keeps its place, and the other tenants run."""
+    queue = _queue("a1", "g1", "a2", "g2")
+
+    ran = list(queue.ready(lambda item: item.startswith("g")))
+
+    assert (["g1", "g2"], ["a"]) == (ran, list(queue.tenants))
+    assert ["a1", "a2"] == list(queue.ready(lambda _: True))
+
+
+def test_a_waiting_tenant_is_known() -> None:
+    """The queue knows which tenants wait, so that a later request does not overtake."""
+    queue = _queue("a1")
+    before = "a" in queue.tenants, "g" in queue.tenants
+    list(queue.ready(lambda _: True))
+
+    assert ((True, False), False) == (before, "a" in queue.tenants)
 
 
 def test_a_request_expires_after_wait_s() -> None:
     """The queue says when the next request expires, and only expired requests are removed."""
-    clock = Clock()
-    queue = WaitQueue[str](FairShare(1), clock=clock)
-    queue.arrive("acme", "runs")
-    queue.arrive("acme", "early")
-    clock.now += 0.4
-    queue.arrive("globex", "late")
+    queue = _queue("a1")
+    assert queue.add("g", "g1", NOW + 0.4)
 
-    left_s = queue.left_s()
-    before = queue.expired()
-    clock.now += 0.6
-    after = queue.expired()
+    due_at = queue.due_at(NOW + 0.4, _no_pause)
+    before = list(queue.expired(NOW + 0.9))
+    after = list(queue.expired(NOW + WAIT_S))
 
-    assert (WAIT_S, []) == (round((left_s or 0) + 0.4, 6), before)
-    assert [("acme", "early")] == after
-    assert ["late"] == queue.end("acme")
-    assert queue.left_s() is None
+    assert (NOW + WAIT_S, [], ["a1"]) == (due_at, before, after)
+    assert NOW + 0.4 + WAIT_S == queue.due_at(NOW + WAIT_S, _no_pause)
+    assert ["g1"] == list(queue.ready(lambda _: True))
+    assert math.inf == queue.due_at(NOW, _no_pause)
 
 
-def test_a_pausing_tenant_runs_when_its_pause_ends() -> None:
-    """The queue says when the pause ends, and then releases the request."""
-    clock = Clock()
-    share = FairShare(8, clock=clock)
-    queue = WaitQueue[str](share, clock=clock)
-    share.note_used("globex", 0.5)
-    share.note_used("acme", 0.5, took_s=0.2)
-    is_admitted = queue.arrive("acme", "next")
+def test_a_pausing_tenant_is_due_when_its_pause_ends() -> None:
+    """If a waiting tenant pauses, the queue is due at the end of the pause."""
+    queue = _queue("a1", "g1")
 
-    left_s, before = queue.left_s(), queue.ready()
-    clock.now += 0.2
-    after = queue.ready()
+    due_at = queue.due_at(NOW, {"a": 0.2, "g": 0.0}.__getitem__)
 
-    assert (False, 0.2, []) == (is_admitted, round(left_s or 0, 6), before)
-    assert ["next"] == after
+    assert NOW + 0.2 == due_at
 
 
 def test_the_queue_of_each_tenant_is_bounded() -> None:
     """One tenant's full queue does not fill another tenant's."""
-    queue = WaitQueue[int](FairShare(1))
-    for number in range(MAX_WAITING + 1):
-        queue.arrive("acme", number)
+    queue = WaitQueue[int]()
 
-    assert (True, False) == (queue.is_full("acme"), queue.is_full("globex"))
+    added = [queue.add("a", number, NOW) for number in range(MAX_WAITING + 1)]
+
+    assert ({True}, False) == (set(added[:-1]), added[-1])
+    assert queue.add("g", 0, NOW)
 
 
 def test_the_queue_keeps_no_record_of_idle_tenants() -> None:
-    """After requests of 1,000 tenants have ended, the queue holds nothing."""
-    queue = WaitQueue[int](FairShare(8))
+    """After requests of 1,000 tenants have run or expired, the queue holds nothing."""
+    queue = WaitQueue[int]()
     for number in range(1000):
-        queue.arrive(str(number), number)
-        queue.end(str(number))
+        queue.add(str(number), number, NOW)
+    list(queue.ready(lambda item: item % 2 == 0))
+    list(queue.expired(NOW + WAIT_S))
 
-    assert ({}, {}, 0) == (queue._running, queue._waiting, queue._in_flight)
+    assert {} == queue.tenants

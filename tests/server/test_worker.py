@@ -1,45 +1,37 @@
 """The worker against slow, hostile and unlucky clients: a real gunicorn, one worker, four threads.
 
-The app is a short WSGI function, so the results hold for whatever is served. Steps that depend on
-a clock are driven one by one, on a worker that is not started.
+The app is a short WSGI function, so the results hold for whatever is served. Time limits are tested
+step by step in `test_protocol`.
 """
 
 import contextlib
-import errno
-import json
-import logging
+import itertools
 import os
 import re
-import selectors
 import signal
 import socket
+import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
-from http import HTTPStatus
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
-from gunicorn.config import Config
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn
 
-from servers import CONFIG_FILE, DEADLINE_S, Server, program, running
-from tenantry.http.problem import ProblemResponse
-from tenantry.middleware.fair_share import FairShare
-from tenantry.server import patient_worker
-from tenantry.server.admission import Admission
-from tenantry.server.patient_worker import Connection
-from tenantry.server.wait_queue import WAIT_S, WaitQueue
+from servers import CONFIG_FILE, DEADLINE_S, Server, program, running, wait_until
 from tenantry.server.worker import TenantWorker
 
-APP = """
+APP = '''
+import base64
 import builtins
+import hashlib
 import os
+import threading
+
+THREADS = threading.Semaphore(0)
 
 def application(environ, start_response):
     path = environ["PATH_INFO"]
@@ -47,7 +39,16 @@ def application(environ, start_response):
         raise getattr(builtins, path.removeprefix("/raise/"))(3)
     if path.startswith("/stream/"):
         return stream(start_response, getattr(builtins, path.removeprefix("/stream/")))
-    bodies = {"/pid": str(os.getpid()).encode(), "/echo": environ["wsgi.input"].read}
+    if path == "/socket":
+        return web_socket(environ)
+    if path == "/wait":
+        THREADS.acquire(timeout=30)
+    if path == "/release":
+        THREADS.release(100)
+    bodies = {
+        "/pid": str(os.getpid()).encode(), "/echo": environ["wsgi.input"].read,
+        "/large": b"x" * 1_000_000, "/address": environ["REMOTE_ADDR"].encode(),
+    }
     body = bodies.get(path, path.encode())
     body = body() if callable(body) else body
     start_response("200 OK", [("Content-Length", str(len(body)))])
@@ -57,17 +58,36 @@ def stream(start_response, error):
     start_response("200 OK", [("Content-Length", "100")])
     yield b"the beginning"
     raise error(3)
-"""
+
+def web_socket(environ):
+    """Echo frames of a WebSocket in capital letters, as flask-sock does under gunicorn."""
+    sock = environ["gunicorn.socket"]
+    key = environ["HTTP_SEC_WEBSOCKET_KEY"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
+    sock.sendall(
+        b"HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+        b"Sec-WebSocket-Accept: " + accept.encode() + b"\\r\\n\\r\\n"
+    )
+    while True:
+        head = sock.recv(6)
+        size = head[1] & 127 if len(head) > 1 else 0
+        if not size:
+            break
+        data = sock.recv(size)
+        text = bytes(byte ^ head[2 + place % 4] for place, byte in enumerate(data)).upper()
+        sock.sendall(bytes([0x81, len(text)]) + text)
+    raise StopIteration()
+'''
 COMMAND = [
     *("gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1", "--threads", "4"),
     *("--worker-connections", "1000", "app:application"),
 ]
 GET = b"GET /quiet HTTP/1.1\r\nHost: a\r\n"
 HEAD = GET + b"\r\n"
-TOO_MANY = (
-    ProblemResponse(HTTPStatus.TOO_MANY_REQUESTS, "Too many.", retry_after_s=7),
-    [("RateLimit-Limit", "1")],
-)
+
+
+def _command(*options: str) -> list[str]:
+    return [*COMMAND[:-1], *options, COMMAND[-1]]
 
 
 @pytest.fixture(name="server", scope="module")
@@ -77,6 +97,13 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (folder / "app.py").write_text(APP)
     with running(COMMAND, folder) as server:
         yield server
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
+    """Return a folder with the app, for a server of the test's own."""
+    (tmp_path / "app.py").write_text(APP)
+    return tmp_path
 
 
 @contextlib.contextmanager
@@ -126,6 +153,12 @@ ATTACKS = {
     "stalled chunks": Attack(
         32, b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"
     ),
+    "unread responses": Attack(32, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "unread pipelines": Attack(16, HEAD * 500),
+    "heads that once ended a worker": Attack(
+        16, b"GET /x/\r\n\r\n" + b"GET /x/ HTTP/1.1\nHost: x\n\n"
+    ),
+    "empty lines": Attack(16, b"\r\n" * (64 << 10)),
 }
 
 
@@ -140,11 +173,22 @@ def test_slow_clients_do_not_delay_a_quiet_client(server: Server, attack: Attack
     assert (answers, _pid(server)) == (ALL_20, pid)
 
 
-def test_clients_that_send_byte_by_byte_do_not_delay_a_quiet_client(server: Server) -> None:
-    """64 clients send one byte of their headers before every request of the quiet client."""
+@pytest.mark.parametrize(
+    "start",
+    [
+        GET + b"X: ",
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n",
+        b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;",
+    ],
+    ids=["heads", "bodies", "chunks"],
+)
+def test_clients_that_send_byte_by_byte_do_not_delay_a_quiet_client(
+    server: Server, start: bytes
+) -> None:
+    """64 clients send one byte before every request of the quiet client."""
     answers = []
 
-    with connected(server, 64, GET + b"X: ") as slow_clients:
+    with connected(server, 64, start) as slow_clients:
         for _ in range(20):
             for client in slow_clients:
                 client.sendall(b"a")
@@ -153,12 +197,14 @@ def test_clients_that_send_byte_by_byte_do_not_delay_a_quiet_client(server: Serv
     assert answers == ALL_20
 
 
-def test_clients_that_do_not_read_do_not_delay_a_quiet_client(server: Server) -> None:
-    """Refusals that clients never read delay no other client."""
-    with connected(server, 40, b"nonsense\r\n\r\n" * 1000):
-        answers = _quiet_requests(server)
+def test_a_slow_reader_gets_its_whole_response(server: Server) -> None:
+    """A response of 1 MB to clients that read later is whole, and takes no thread meanwhile."""
+    request = b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with connected(server, 8, request) as clients:
+        during = _quiet_requests(server)
+        sizes = [len(client.makefile("rb").read().partition(b"\r\n\r\n")[2]) for client in clients]
 
-    assert answers == ALL_20
+    assert (ALL_20, [1_000_000] * 8) == (during, sizes)
 
 
 # -- requests in pieces ----------------------------------------------------------------------------
@@ -219,6 +265,62 @@ def test_a_client_may_end_its_side_after_the_request(server: Server) -> None:
     assert received.endswith(b"\r\n\r\n/quiet")
 
 
+@pytest.mark.parametrize("value", [b"keep-alive, close", b"TE, close", b"x\r\nConnection: close"])
+def test_close_counts_anywhere_in_a_list(server: Server, value: bytes) -> None:
+    """The connection ends if one of the options is `close` (RFC 9110 §7.6.1)."""
+    with connected(server, 1, GET + b"Connection: " + value + b"\r\n\r\n") as (client,):
+        received = _receive(client, b"no such end")
+
+    assert b"\r\nConnection: close\r\n" in received
+
+
+def test_a_malformed_chunked_body_gets_one_answer(server: Server) -> None:
+    """A malformed body is answered once, and then the connection ends."""
+    head = b"POST /no HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    with connected(server, 1, head + b"nonsense\r\n" + HEAD) as (client,):
+        received = _receive(client, b"no such end")
+
+    assert [b"400"] == re.findall(rb"HTTP/1.1 (\d+)", received)
+
+
+# -- hijacked sockets ------------------------------------------------------------------------------
+
+UPGRADE = (
+    b"GET /socket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def _frame(text: bytes) -> bytes:
+    """Return a masked text frame of a client."""
+    mask = b"\1\2\3\4"
+    return (
+        bytes([0x81, 0x80 | len(text)])
+        + mask
+        + bytes(byte ^ mask[place % 4] for place, byte in enumerate(text))
+    )
+
+
+def test_an_app_can_take_the_connection_over(server: Server) -> None:
+    """A WebSocket through the raw socket works, and its end leaves no line in the log."""
+    before = server.log.read_text()
+    with connected(server, 1, UPGRADE) as (client,):
+        head = _receive(client, b"\r\n\r\n")
+        answers = []
+        for text in (b"one", b"two"):
+            client.sendall(_frame(text))
+            answers.append(_receive(client, text.upper()))
+        client.sendall(bytes([0x88, 0x80, 0, 0, 0, 0]))
+        rest = _receive(client, b"no such end")
+
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
+    assert ([b"\x81\x03ONE", b"\x81\x03TWO"], b"") == (answers, rest)
+    assert b"/quiet" == server.get("/quiet")[1]
+    assert before == server.log.read_text()
+
+
 # -- faults and shutdown ---------------------------------------------------------------------------
 
 
@@ -229,21 +331,169 @@ def test_no_exception_of_the_app_stops_the_worker(server: Server, when: str, err
     pid = _pid(server)
 
     with connected(
-        server, 1, b"GET /%b/%b HTTP/1.1\r\nHost: a\r\n\r\n" % (when.encode(), error.encode())
+        server,
+        1,
+        b"GET /%b/%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        % (when.encode(), error.encode()),
     ) as (client,):
         _receive(client, b"no such end")
 
     assert _pid(server) == pid
 
 
+PLANTED_WORKER = """
+from tenantry.server.protocol import HttpProtocol
+from tenantry.server.worker import TenantWorker
+
+admit = HttpProtocol._admit
+
+def fail(self, exchange):
+    if exchange.environ["PATH_INFO"] == "/planted":
+        raise ZeroDivisionError("planted")
+    admit(self, exchange)
+
+class PlantedWorker(TenantWorker):
+    def run(self):
+        HttpProtocol._admit = fail
+        super().run()
+"""
+
+
+def test_a_fault_of_the_worker_ends_one_connection(folder: Path) -> None:
+    """An exception in a step of the protocol ends one connection, and is logged once."""
+    (folder / "planted.py").write_text(PLANTED_WORKER)
+    command = _command("--worker-class", "planted.PlantedWorker")
+    with running(command, folder, PYTHONPATH=_python_path(folder)) as server:
+        pid = _pid(server)
+        with connected(server, 1, HEAD.replace(b"quiet", b"planted")) as (client,):
+            received = client.recv(100)
+        after = _quiet_requests(server), _pid(server)
+        log = server.log.read_text()
+
+    assert (b"", (ALL_20, pid)) == (received, after)
+    assert (1, 1) == (
+        log.count("worker.connection_failed"),
+        log.count("ZeroDivisionError: planted"),
+    )
+
+
+def _python_path(folder: Path) -> str:
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def test_hooks_and_gunicorns_access_log_work(folder: Path) -> None:
+    """`pre_request`, `post_request` and `accesslog` see each request with its response."""
+    (folder / "conf.py").write_text(
+        f"exec(compile(open({CONFIG_FILE!r}).read(), 'base', 'exec'))\n"
+        "def pre_request(worker, request):\n"
+        "    worker.log.warning('pre %s %s', request.method, request.path)\n"
+        "def post_request(worker, request, environ, response):\n"
+        "    worker.log.warning('post %s %s', environ['PATH_INFO'], response.status)\n"
+    )
+    command = ["gunicorn", "-c", "conf.py", *COMMAND[3:-1]]
+    options = ["--access-logfile", "access", "--access-logformat", "%(r)s %(s)s %(b)s %(h)s"]
+    with running([*command, *options, COMMAND[-1]], folder) as server:
+        server.get("/quiet?x=1")
+        wait_until(lambda: "post /quiet 200 OK" in server.log.read_text())
+        log = server.log.read_text()
+        lines = (folder / "access").read_text().splitlines()
+
+    assert "GET /quiet?x=1 HTTP/1.1 200 6 127.0.0.1" == lines[-1]
+    assert ("pre GET /quiet" in log, "post /quiet 200 OK" in log) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        (["--certfile", "cert.pem", "--keyfile", "key.pem"], "TLS is set"),
+        (["--worker-class", "planted.MissingWorker"], "Worker.planted"),
+    ],
+)
+def test_gunicorns_own_worker_serves_where_this_one_cannot(
+    folder: Path, option: list[str], reason: str
+) -> None:
+    """With TLS, or without a name of gunicorn, gunicorn's worker serves, with one warning."""
+    (folder / "planted.py").write_text(
+        "from gunicorn.workers.base import Worker\n"
+        "from tenantry.server import gunicorn_api\n"
+        "from tenantry.server.worker import TenantWorker as MissingWorker\n"
+        "gunicorn_api.CLASSES = {Worker: ('planted',)}\n"
+    )
+    is_tls = "--certfile" in option
+    if is_tls:
+        subprocess.run(
+            [*("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+             *("-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "cert.pem")],
+            cwd=folder, check=True, capture_output=True,
+        )  # fmt: skip
+    path = _python_path(folder)
+    is_ready = _tls_answers if is_tls else None
+    with running(_command(*option), folder, is_ready=is_ready, PYTHONPATH=path) as server:
+        log = server.log.read_text()
+
+    assert 1 == log.count("threaded worker serves instead")
+    assert reason in log
+
+
+def _tls_answers(server: Server) -> bool:
+    import ssl  # noqa: PLC0415 - only this test needs TLS
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as raw,
+        context.wrap_socket(raw) as client,
+    ):
+        client.sendall(GET + b"Connection: close\r\n\r\n")
+        return _receive(client, b"/quiet").startswith(b"HTTP/1.1 200 OK")
+    return False
+
+
+# -- the budget ------------------------------------------------------------------------------------
+
+
 @pytest.mark.live
-def test_a_worker_out_of_file_descriptors_keeps_serving(tmp_path: Path) -> None:
+def test_bodies_over_the_budget_get_503_and_others_are_served(folder: Path) -> None:
+    """Bodies that fill the budget wait and get 503; requests without a body go on."""
+    (folder / "planted.py").write_text(
+        "from tenantry.server import protocol, worker\n"
+        "from tenantry.server.spool import SpoolBudget\n"
+        "from tenantry.server.worker import TenantWorker\n"
+        "class SmallWorker(TenantWorker):\n"
+        "    def run(self):\n"
+        "        protocol.ROOM_TIMEOUT_S = 1.0\n"
+        "        worker.SpoolBudget = lambda _: SpoolBudget(memory_bytes=30_000, disk_bytes=0)\n"
+        "        super().run()\n"
+    )
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n"
+    command = _command("--worker-class", "planted.SmallWorker")
+    with (
+        running(command, folder, PYTHONPATH=_python_path(folder)) as server,
+        connected(server, 1, head + b"x" * 19_999) as (first,),
+    ):
+        with connected(server, 1, head + b"x" * 20_000) as (second,):
+            during = _quiet_requests(server)
+            refused = _receive(second, b"no such end")
+        first.sendall(b"x")
+        received = _receive(first, b"x" * 20_000)
+
+    assert ALL_20 == during
+    assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nConnection: close\r\n" in refused
+    assert received.startswith((b"HTTP/1.1 200 OK", b"HTTP/1.1 503"))
+
+
+# -- the end of a worker ---------------------------------------------------------------------------
+
+
+@pytest.mark.live
+def test_a_worker_out_of_file_descriptors_keeps_serving(folder: Path) -> None:
     """With 64 descriptors and 200 silent clients, the silent ones are closed and others served."""
-    (tmp_path / "app.py").write_text(APP)
     words = [program(COMMAND[0]), *COMMAND[1:]]
     command = ["sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *words]
 
-    with running(command, tmp_path) as server:
+    with running(command, folder) as server:
         pid = _pid(server)
         with connected(server, 200, b""):
             during = server.get("/quiet")[1]
@@ -254,12 +504,10 @@ def test_a_worker_out_of_file_descriptors_keeps_serving(tmp_path: Path) -> None:
 
 
 @pytest.mark.live
-def test_a_stop_does_not_wait_for_idle_connections(tmp_path: Path) -> None:
+def test_a_stop_does_not_wait_for_idle_connections(folder: Path) -> None:
     """After SIGTERM the server ends, although clients keep connections open."""
-    (tmp_path / "app.py").write_text(APP)
-
     with (
-        running(COMMAND, tmp_path) as server,
+        running(COMMAND, folder) as server,
         connected(server, 1, b""),
         connected(server, 1, GET),
         connected(server, 1, HEAD) as (idle,),
@@ -271,42 +519,104 @@ def test_a_stop_does_not_wait_for_idle_connections(tmp_path: Path) -> None:
         assert server.process.wait(DEADLINE_S) == 0
 
 
-# -- step by step, on a worker that is not started -------------------------------------------------
+def _hup(server: Server, _: set[int]) -> None:
+    os.kill(server.process.pid, signal.SIGHUP)
 
 
-class _Worker(TenantWorker):
-    """A worker that puts requests into a list instead of a thread."""
-
-    def __init__(self, cfg: Config, listener: socket.socket) -> None:
-        log = logging.getLogger("gunicorn.error")
-        super().__init__(1, os.getpid(), [listener], SimpleNamespace(), 30, cfg, log)
-        self.handed_over: list[TConn] = []
-        self.poller = selectors.DefaultSelector()
-
-    def enqueue_req(self, conn: TConn) -> None:
-        self.handed_over.append(conn)
+def _term_workers(_: Server, pids: set[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
 
 
-@pytest.fixture(name="listener")
-def _listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener
+def _nothing(*_: object) -> None:
+    pass
 
 
-@pytest.fixture(name="worker")
-def _worker(listener: socket.socket) -> Iterator[_Worker]:
-    """Return a worker that is not started, so that a test calls each step."""
-    worker = _Worker(Config(), listener)
-    with contextlib.ExitStack() as stack:
-        stack.callback(worker.tmp.close)
-        stack.callback(worker.crash_report.close)
-        stack.enter_context(worker.poller)
-        yield worker
-        for key in list(worker.poller.get_map().values()):
-            if key.fileobj is not listener:
-                key.fileobj.close()  # type: ignore[union-attr]
-        for conn in worker.handed_over:
-            conn.close()
+class Clients:
+    """Eight clients that keep their connections, and ask for the process ID until the end."""
+
+    def __init__(self, server: Server) -> None:
+        self.failures: list[BaseException] = []
+        self.pids: list[int] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(server.port,)) for _ in range(8)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, port: int) -> None:
+        client = HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+        with contextlib.closing(client):
+            while not self._stop.is_set():
+                try:
+                    client.request("GET", "/pid")
+                    self.pids.append(int(client.getresponse().read()))
+                except (OSError, ValueError, HTTPException) as error:
+                    self.failures.append(error)
+                    client.close()
+
+
+def _is_running(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    ("end", "options"),
+    [(_hup, []), (_term_workers, []), (_nothing, ["--max-requests", "1000"])],
+    ids=["HUP", "TERM", "max_requests"],
+)
+def test_a_replaced_worker_loses_no_request(
+    folder: Path, end: Callable[[Server, set[int]], None], options: list[str]
+) -> None:
+    """While workers are replaced, each request of clients that keep connections is answered."""
+    command = _command("--workers", "2", "--max-requests-jitter", "0", *options)
+    with running(command, folder) as server, Clients(server) as clients:
+        wait_until(lambda: len(clients.pids) > 100)
+        old = set(clients.pids)
+        end(server, old)
+        wait_until(lambda: not any(_is_running(pid) for pid in old))
+        seen = len(clients.pids)
+        wait_until(lambda: len(clients.pids) > seen + 100)
+
+    assert [] == clients.failures
+    assert not old & set(clients.pids[seen + 50 :])
+
+
+@pytest.mark.live
+def test_a_request_in_progress_ends_before_its_worker(folder: Path) -> None:
+    """SIGTERM lets a running request end, and then each response says that its connection ends."""
+    with (
+        running(COMMAND, folder) as server,
+        connected(server, 1, HEAD.replace(b"quiet", b"wait")) as (slow,),
+        connected(server, 2, HEAD) as (kept, asking),
+    ):
+        for client in (kept, asking):
+            _receive(client, b"/quiet")
+        os.kill(int(_pid(server)), signal.SIGTERM)
+        last = b""
+        while b"\r\nConnection: close\r\n" not in last:
+            asking.sendall(HEAD)
+            last = _receive(asking, b"/quiet")
+        kept.sendall(HEAD.replace(b"quiet", b"release"))
+        answers = _receive(kept, b"no such end"), _receive(slow, b"no such end")
+
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+# -- the worker in the process of the test ---------------------------------------------------------
 
 
 class _SlowApp:
@@ -319,414 +629,30 @@ class _SlowApp:
         return self.heartbeat_sent.wait(DEADLINE_S)
 
 
-def test_the_heartbeat_continues_while_the_host_loads(
-    worker: _Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_heartbeat_continues_while_the_host_loads() -> None:
     """A load that takes longer than gunicorn's timeout does not end the worker."""
+    worker: Any = object.__new__(TenantWorker)
     worker.app = _SlowApp()
-    monkeypatch.setattr(worker, "notify", worker.app.heartbeat_sent.set)
-    monkeypatch.setattr(
-        worker.crash_report, "enable", lambda: None
-    )  # skip the crash report, which would affect the test process
+    worker.notify = worker.app.heartbeat_sent.set
+    worker.crash_report = SimpleNamespace(enable=lambda: None)
 
     worker.load_wsgi()
 
     assert worker.wsgi is True
 
 
-@pytest.fixture(name="client")
-def _client(worker: _Worker, listener: socket.socket) -> Iterator[socket.socket]:
-    """Return a client with a connection that the worker has accepted."""
-    with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
-        worker.accept(listener)
-        yield client
-
-
-def _pending(worker: _Worker) -> Connection:
-    conn = worker.pending_conns[0]
-    assert isinstance(conn, Connection)
-    return conn
-
-
-def _dispatch_events(worker: _Worker) -> None:
-    worker.wait_for_and_dispatch_events(DEADLINE_S)
-
-
-@pytest.mark.parametrize("cut", [1, len(GET) - 3, len(GET) - 1, len(HEAD) - 1])
-def test_a_request_split_into_two_packets_is_handed_over_whole(
-    worker: _Worker, client: socket.socket, cut: int
-) -> None:
-    """A request takes no thread until the headers are complete, wherever the headers are split."""
-    client.sendall(HEAD[:cut])
-    _dispatch_events(worker)
-    before = len(worker.handed_over)
-    client.sendall(HEAD[cut:])
-    _dispatch_events(worker)
-
-    (conn,) = worker.handed_over
-    assert (before, next(conn.parser).path) == (0, "/quiet")
-
-
-def test_incomplete_headers_get_408(worker: _Worker, client: socket.socket) -> None:
-    """At the time-out, a client gets 408, and the connection lingers without a thread."""
-    client.sendall(GET)
-    _dispatch_events(worker)
-    _pending(worker).timeout = 0.0
-
-    worker.murder_pending()
-
-    assert client.recv(65536).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-    assert (len(worker.pending_conns), len(worker.lingering_conns)) == (0, 1)
-
-
-def test_a_silent_connection_is_closed(worker: _Worker, client: socket.socket) -> None:
-    """At the time-out, a connection without a byte is closed without a response."""
-    _pending(worker).timeout = 0.0
-
-    worker.murder_pending()
-
-    assert (client.recv(65536), worker.nr_conns) == (b"", 0)
-
-
-def test_a_lingering_connection_is_closed_at_its_timeout(
-    worker: _Worker, client: socket.socket
-) -> None:
-    """A connection that the client keeps open after the last response is closed."""
-    client.sendall(HEAD)
-    _dispatch_events(worker)
-    last_response: Future[bool] = Future()
-    last_response.set_result(False)
-    worker.finish_request(worker.handed_over.pop(), last_response)
-    (conn,) = worker.lingering_conns
-    conn.timeout = 0.0
-
-    worker.murder_pending()
-
-    assert (len(worker.lingering_conns), worker.nr_conns) == (0, 0)
-
-
-def test_keeping_a_connection_does_not_wake_the_main_loop(
-    worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The thread that has served a request returns the connection to the poller."""
-    client.sendall(HEAD)
-    _dispatch_events(worker)
-    (conn,) = worker.handed_over
-    monkeypatch.setattr(worker, "handle", lambda conn: bool(next(conn.parser)))
-    worker._serve(conn)
-    client.sendall(HEAD)
-    _dispatch_events(worker)
-
-    assert worker.method_queue.fileno() is None, "calling the main loop would have failed"
-    assert [conn, conn] == worker.handed_over
-
-
-def test_a_stopping_worker_keeps_a_connection_only_briefly(
-    worker: _Worker, client: socket.socket
-) -> None:
-    """A connection returned after the stop is closed after `STOP_KEEPALIVE_LINGER`."""
-    worker.cfg.set("keepalive", 65)
-    client.sendall(HEAD)
-    _dispatch_events(worker)
-    (conn,) = worker.handed_over
-    worker.alive = False
-    worker.keep(conn)
-
-    assert conn.timeout <= time.monotonic() + STOP_KEEPALIVE_LINGER
-
-
-def test_a_full_worker_closes_silent_connections(worker: _Worker, client: socket.socket) -> None:
-    """At the connection limit, a connection that was idle for `CLOSE_IDLE_AFTER_S` is closed."""
-    _pending(worker).timeout -= patient_worker.CLOSE_IDLE_AFTER_S
-    worker.worker_connections = 1
-
-    worker.murder_pending()
-
-    assert (client.recv(65536), worker.nr_conns) == (b"", 0)
-
-
-@pytest.mark.parametrize("waited_s", [0.0, patient_worker.CLOSE_IDLE_AFTER_S])
-def test_a_worker_below_its_limit_keeps_silent_connections(
-    worker: _Worker, client: socket.socket, waited_s: float
-) -> None:
-    """Below the connection limit, a slow client has the full time to send headers."""
-    _pending(worker).timeout -= waited_s
-
-    worker.murder_pending()
-
-    assert (client.fileno() >= 0, len(worker.pending_conns)) == (True, 1)
-
-
-@pytest.mark.usefixtures("client")
-def test_a_full_worker_keeps_new_connections(worker: _Worker) -> None:
-    """At the connection limit, a client still has a second to send its headers."""
-    worker.worker_connections = 1
-
-    worker.murder_pending()
-
-    assert len(worker.pending_conns) == 1
-
-
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_the_worker_stops_accepting_without_resources(
-    worker: _Worker, listener: socket.socket, code: int
-) -> None:
-    """The main loop does not spin on a listener from which it cannot accept."""
-
-    class Exhausted:
-        def accept(self) -> None:
-            raise OSError(code, os.strerror(code))
-
-    worker.set_accept_enabled(True)
-
-    worker.accept(Exhausted())  # type: ignore[arg-type]
-    worker.set_accept_enabled(True)  # handle events as in the main loop's next iteration
-
-    assert listener not in [key.fileobj for key in worker.poller.get_map().values()]
-
-
-def test_a_kept_tls_connection_is_read_by_a_thread(
-    worker: _Worker, listener: socket.socket
-) -> None:
-    """The main loop leaves encrypted bytes to gunicorn, because they are not HTTP headers."""
-    with socket.create_connection(listener.getsockname(), timeout=DEADLINE_S) as client:
-        conn = TConn(worker.cfg, *listener.accept(), listener.getsockname())
-        worker.keepalived_conns.append(conn)
-        wanted = partial(worker.on_client_socket_readable, conn)
-        worker.poller.register(conn.sock, selectors.EVENT_READ, wanted)
-        client.sendall(b"x")
-        _dispatch_events(worker)
-
-    assert [conn] == worker.handed_over
-
-
-def test_a_tls_connection_gets_a_thread_at_once(
-    worker: _Worker, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A TLS handshake blocks, so gunicorn's own connection class handles it in a thread."""
-    monkeypatch.setattr(Config, "is_ssl", True)
-
-    with socket.create_connection(listener.getsockname()):
-        worker.accept(listener)
-
-    assert [type(conn) for conn in worker.handed_over] == [TConn]
-
-
-BODY_5 = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
-BODY_CHUNKED = (
-    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("request_bytes", "is_read", "is_kept"),
-    [
-        (HEAD, False, True),
-        (BODY_5, True, True),
-        (BODY_CHUNKED, True, True),
-        (BODY_5, False, False),
-        (BODY_CHUNKED, False, False),
-    ],
-)
-def test_a_connection_without_unread_bytes_is_kept(
-    worker: _Worker,
-    client: socket.socket,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    request_bytes: bytes,
-    is_read: bool,
-    is_kept: bool,
-) -> None:
-    """The response has announced keep-alive, so a late thread is no reason to close."""
-    # set the state as if the thread ran too late
-    monkeypatch.setattr(patient_worker, "DRAIN_S", -1.0)
-    client.sendall(request_bytes)
-    _dispatch_events(worker)
-    conn = worker.handed_over[-1]
-    conn.sock.setblocking(True)
-    request = next(conn.parser)
-    if is_read:
-        request.body.read()
-
-    assert is_kept == worker._keepalive_after(conn, keepalive=True)
-
-
-# -- admission -------------------------------------------------------------------------------------
-
-ACME = b"GET /acme/ HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-@pytest.fixture(name="admission")
-def _admission(worker: _Worker) -> Admission:
-    """Return the admission of a host with one tenant and one thread, which is busy."""
-    mounts = {"/acme": SimpleNamespace(name="acme")}
-    admission = Admission(FairShare(1), mounts.get, lambda _: False)  # type: ignore[arg-type]
-    worker.admission, worker.wait_queue, worker.alive = admission, WaitQueue(admission.share), True
-    worker.wait_queue.arrive("globex", Connection.__new__(Connection))
-    return admission
-
-
-@pytest.fixture(name="refused")
-def _refused(admission: Admission) -> list[str]:
-    """Return a list of the tenants with requests that the admission refuses."""
-    refused: list[str] = []
-    admission.on_refusal = lambda tenant, *_: refused.append(tenant)
-    return refused
-
-
-def _expire_waiting(worker: _Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Advance the clock by `WAIT_S`, and let the worker check the queue."""
-    assert worker.wait_queue is not None
-    later = time.monotonic() + WAIT_S
-    monkeypatch.setattr(worker.wait_queue, "_clock", lambda: later)
-    _dispatch_events(worker)
-
-
-def test_requests_for_no_tenant_wait_too(
-    worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Requests for no tenant wait like a tenant's requests, and a refusal counts for no tenant."""
-    client.sendall(HEAD)
-    _dispatch_events(worker)
-    before = len(worker.handed_over)
-    _expire_waiting(worker, monkeypatch)
-
-    assert client.recv(65536).startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert (0, [], []) == (before, worker.handed_over, refused)
-
-
-def test_livez_is_answered_while_all_threads_are_busy(
-    worker: _Worker, client: socket.socket, refused: list[str]
-) -> None:
-    """The main loop answers with the page's own content, and the connection is kept."""
+def test_a_worker_whose_threads_are_stuck_gives_up(caplog: pytest.LogCaptureFixture) -> None:
+    """If every thread has a request that hangs, the worker ends, and says so."""
+    worker: Any = object.__new__(TenantWorker)
+    worker.cfg, worker.alive, worker._is_given_up = SimpleNamespace(threads=4), True, False
+    worker._next_stuck_look, worker.notify = 0.0, lambda: None
+    held = itertools.count(3)
+    worker.wsgi = SimpleNamespace(count_held_threads=lambda: next(held))
+    states = []
     for _ in range(2):
-        client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
-        _dispatch_events(worker)
-        head, _, body = client.recv(65536).partition(b"\r\n\r\n")
+        worker.on_check()
+        states.append((worker.alive, worker._is_given_up))
+        worker._next_stuck_look = 0.0
 
-        assert (b"HTTP/1.1 200 OK", {"status": "live"}) == (head[:15], json.loads(body))
-        assert b"\r\nContent-Type: application/json\r\n" in head
-    assert ([], []) == (worker.handed_over, refused)
-
-
-@pytest.mark.usefixtures("admission")
-def test_livez_gets_a_thread_while_one_is_free(worker: _Worker, client: socket.socket) -> None:
-    """A free thread answers `livez`, which shows that threads serve."""
-    assert worker.wait_queue is not None
-    worker.wait_queue.end("globex")
-    client.sendall(b"GET /-/livez HTTP/1.1\r\nHost: a\r\n\r\n")
-    _dispatch_events(worker)
-
-    assert ["/-/livez"] == [next(conn.parser).path for conn in worker.handed_over]
-
-
-@pytest.mark.usefixtures("admission")
-def test_a_waiting_request_takes_no_thread(worker: _Worker, client: socket.socket) -> None:
-    """When another request ends, a waiting request is handed to a thread with all bytes."""
-    client.sendall(ACME)
-    _dispatch_events(worker)
-    before = len(worker.handed_over)
-    ended = Connection.__new__(Connection)
-    ended.tenant = "globex"
-    worker.end_turn(ended)
-
-    (conn,) = worker.handed_over
-    assert (0, "/acme/") == (before, next(conn.parser).path)
-
-
-@pytest.mark.usefixtures("admission")
-def test_a_pause_that_begins_in_a_thread_wakes_the_main_loop(
-    worker: _Worker, client: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pause that begins in a thread wakes the main loop, which would otherwise sleep too long."""
-    deferred: list[object] = []
-    monkeypatch.setattr(worker.method_queue, "defer", deferred.append)
-    client.sendall(ACME)
-    _dispatch_events(worker)
-    assert worker.wait_queue is not None
-    ended = Connection.__new__(Connection)
-    ended.tenant = "globex"
-    with monkeypatch.context() as patched:
-        patched.setattr(worker.wait_queue, "end", lambda _: [])
-        worker.end_turn(ended)
-    before = len(deferred)
-    worker.end_turn(ended)
-
-    assert (1, 1, 1) == (before, len(deferred), len(worker.handed_over))
-
-
-def test_an_expired_request_gets_503_and_keeps_its_connection(
-    worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An expired request gets 503 without using a thread, and the connection stays open."""
-    client.sendall(ACME)
-    _dispatch_events(worker)
-    _expire_waiting(worker, monkeypatch)
-    first = client.recv(65536)
-    client.sendall(ACME)
-    _dispatch_events(worker)
-    assert worker.wait_queue is not None
-
-    assert first.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-    assert b"\r\nRetry-After: 1\r\n" in first
-    assert (["acme"], []) == (refused, worker.handed_over)
-    assert worker.wait_queue.left_s() == WAIT_S  # the second request waits for a slot
-    worker.handed_over += worker.wait_queue.end("globex")
-
-
-def test_refusing_a_request_with_a_body_closes_the_connection(
-    worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The connection is closed, so that the unread body is not read as another request."""
-    client.sendall(b"POST /acme/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
-    _dispatch_events(worker)
-    _expire_waiting(worker, monkeypatch)
-
-    answer = client.recv(65536)
-    assert b"\r\nConnection: close\r\n" in answer
-    assert (["acme"], 1) == (refused, len(worker.lingering_conns))
-
-
-def test_a_tenant_over_its_rate_takes_no_thread(
-    worker: _Worker, client: socket.socket, admission: Admission, refused: list[str]
-) -> None:
-    """Requests over the rate get 429 without a thread, all on the same connection."""
-    admission.refusal = {"acme": TOO_MANY}.get
-    answers = []
-    for _ in range(3):
-        client.sendall(ACME)
-        _dispatch_events(worker)
-        answers.append(client.recv(65536).partition(b"\r\n")[0])
-
-    assert [b"HTTP/1.1 429 Too Many Requests"] * 3 == answers
-    assert (["acme"] * 3, []) == (refused, worker.handed_over)
-
-
-def test_a_pipelined_request_after_a_refused_one_is_checked_by_itself(
-    worker: _Worker, client: socket.socket, refused: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of two requests in one packet, the first is refused and the second is handed over."""
-    deferred: list[Callable[[], None]] = []
-    monkeypatch.setattr(worker.method_queue, "defer", lambda *one: deferred.append(partial(*one)))
-    client.sendall(ACME + HEAD)
-    _dispatch_events(worker)
-    _expire_waiting(worker, monkeypatch)
-    assert worker.wait_queue is not None
-    worker.wait_queue.end("globex")
-    for one in deferred:
-        one()
-
-    (conn,) = worker.handed_over
-    assert (["acme"], "/quiet") == (refused, next(conn.parser).path)
-
-
-def test_requests_on_the_admin_listener_belong_to_no_tenant(
-    worker: _Worker, client: socket.socket
-) -> None:
-    """A request on the admin listener is never counted or refused as a tenant's."""
-    admission = Admission(FairShare(1), lambda _: pytest.fail("was called"), lambda _: True)
-    worker.admission, worker.wait_queue = admission, WaitQueue(admission.share)
-    client.sendall(ACME)
-    _dispatch_events(worker)
-
-    assert [None] == [conn.tenant for conn in worker.handed_over]
+    assert [(True, False), (False, True)] == states
+    assert ["worker.given_up"] == [record.message for record in caplog.records]

@@ -1,25 +1,34 @@
 """The app behind the fuzzer: three tenants that return what a response must not mix up.
 
-The app has an `admission`, so Tenantry's worker looks for the tenant of each request before a
-thread runs the request. The worker puts that tenant into the environ as `tenantry.admitted`.
+The app is routed, admitted and accounted like the host, so a response can tell the tenant whose
+turn the request took, and the tenant whose app answered.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 from mutation import PREFIXES
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
+from tenantry.http.environ import REQUEST_RECORD
+from tenantry.middleware.accounting import Accounting
+from tenantry.middleware.edge import Edge
 from tenantry.middleware.fair_share import FairShare
-from tenantry.server.admission import Admission
+from tenantry.middleware.in_flight import RequestLimits, RequestsInFlight
+from tenantry.observability.usage_counters import UsageCounters
+from tenantry.routing.instance import Instance
+from tenantry.routing.mount import Mount
+from tenantry.routing.router import Router
+from tenantry.server.admission import TenantAdmission
+from tenantry.tenants.validation import parse_tenant
 
 Environ = dict[str, Any]
 Start = Callable[..., Any]
 
 _NONCE = re.compile("n[0-9]{9}[abm]")
+_PREFIX_OF = {prefix.rpartition("/")[2]: prefix for prefix in PREFIXES}
 _METHOD = re.compile("[A-Z]{1,20}")
 
 
@@ -29,11 +38,11 @@ def _echo(environ: Environ, start_response: Start) -> Iterable[bytes]:
     nonce = environ.get("HTTP_X_NONCE", "")
     nonce = nonce if _NONCE.fullmatch(nonce) else "none"
     method = environ["REQUEST_METHOD"]
-    admitted = environ.get("tenantry.admitted", "absent")
+    admitted = _PREFIX_OF.get(environ[REQUEST_RECORD].tenant, "")
     headers = [
         ("X-Nonce", nonce),
         ("X-Tenant", environ["SCRIPT_NAME"].lstrip("/")),
-        ("X-Admitted", "" if admitted is None or admitted.startswith("/-/") else admitted),
+        ("X-Admitted", admitted),
         ("X-Seen-Method", method if _METHOD.fullmatch(method) else "odd"),
         ("Content-Length", str(len(nonce))),
     ]
@@ -49,14 +58,33 @@ def _root(environ: Environ, start_response: Start) -> Iterable[bytes]:
     return [body]
 
 
-class _App(DispatcherMiddleware):
+def _mount(prefix: str) -> Mount:
+    name = prefix.rpartition("/")[2]
+    limits = RequestLimits(max_requests=None, deadline_s=30.0, is_answering=False)
+    mount = Mount(
+        name, f"/{prefix}", lambda _: Instance(_echo, lambda: None), limits_of=lambda _: limits
+    )
+    values = {"SECRET_KEY": f"{name}-" * 12, "BLUEPRINTS": ["landing"], "URL_PREFIX": f"/{prefix}"}
+    mount.accept(parse_tenant(name, values, data_dir=Path()))
+    return mount
+
+
+class _App:
     """The tenants, mounted as the host mounts them, and the admission of their worker."""
 
     def __init__(self) -> None:
-        super().__init__(_root, {f"/{prefix}": _echo for prefix in PREFIXES})
-        mounts = {f"/{prefix}": SimpleNamespace(name=prefix) for prefix in PREFIXES}
-        everybody = FairShare(None)
-        self.admission = Admission(everybody, mounts.get, lambda _: False)  # type: ignore[arg-type]
+        router = Router(fallback=_root)
+        router.replace([_mount(prefix) for prefix in PREFIXES])
+        edge = Edge(router.route, _root, None, is_behind_proxies=False)
+        in_flight = RequestsInFlight(FairShare(None))
+        accounting = Accounting(in_flight, UsageCounters())
+        self.admission = TenantAdmission(
+            edge.route, accounting, in_flight, {}, known_over=lambda _: None
+        )
+
+    def __call__(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        """Answer a request that the worker has admitted."""
+        return self.admission.app(environ, start_response)
 
 
 application = _App()

@@ -4,7 +4,6 @@ import re
 from collections import Counter
 
 from cases import CASES
-from not_yet import NOT_ALWAYS, NOT_YET
 
 
 def test_the_corpus_has_hundreds_of_cases() -> None:
@@ -25,8 +24,3 @@ def test_each_case_names_its_specification() -> None:
     spec = re.compile(r"(RFC \d{4}|PROXY protocol) §[\d.]+|Limits of the contract")
 
     assert [] == [case.name for case in CASES if not spec.fullmatch(case.spec) or not case.answers]
-
-
-def test_each_known_wrong_answer_has_its_case() -> None:
-    """Each name in the list of known wrong answers is the name of a case."""
-    assert frozenset() == (NOT_YET | NOT_ALWAYS) - {case.name for case in CASES}

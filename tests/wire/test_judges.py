@@ -130,12 +130,12 @@ def test_a_harmful_answer_is_found(data: bytes) -> None:
     assert "" != find_problem(MUTANT, data, Report())
 
 
-def test_a_request_without_a_tenant_is_counted() -> None:
-    """A request of a tenant that was admitted without a tenant is counted, and is no failure."""
+def test_a_request_that_took_the_turn_of_no_tenant_is_found() -> None:
+    """A request of a tenant that was admitted without a tenant is a failure."""
     report = Report()
 
-    assert "" == find_problem(MUTANT, _answer("n000000001a", admitted=""), report)
-    assert (1, 1) == (report.compared, report.unnamed)
+    assert "" != find_problem(MUTANT, _answer("n000000001a", admitted=""), report)
+    assert 1 == report.compared
 
 
 def test_failures_in_the_log_are_found() -> None:

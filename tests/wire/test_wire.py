@@ -6,7 +6,6 @@ import pytest
 from case import Case
 from cases import CASES
 from exchange import Outcome, play_all, problems
-from not_yet import NOT_ALWAYS, NOT_YET
 from wire_servers import OURS, serving
 
 pytestmark = pytest.mark.live
@@ -21,12 +20,7 @@ def _outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ou
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_each_case_gets_a_right_answer(case: Case, outcomes: dict[str, Outcome]) -> None:
-    """The worker gives a right answer to the case, unless the case is a known wrong answer."""
+    """The worker gives a right answer to the case."""
     found = problems(case, outcomes[case.name])
 
-    if case.name in NOT_ALWAYS and found:
-        pytest.xfail("right only on an idle machine")
-    if case.name in NOT_YET:
-        assert [] != found, f"{case.name} is right now: remove it from NOT_YET"
-    else:
-        assert [] == found, f"{case.spec}: {case.why}"
+    assert [] == found, f"{case.spec}: {case.why}"

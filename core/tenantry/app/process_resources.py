@@ -8,7 +8,7 @@ layers.
 import threading
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from tenantry.database.budget import ConnectionBudget
@@ -16,9 +16,9 @@ from tenantry.files.memory_budget import DECODING_BYTES, DECODING_WAIT_S, Memory
 from tenantry.http.problem import Refusal
 from tenantry.http.request_record import current_request
 from tenantry.middleware.authentication import Verify
-from tenantry.middleware.concurrency import Slots
-from tenantry.middleware.deadlines import RunningRequests
+from tenantry.middleware.deadlines import Watchdog
 from tenantry.middleware.fair_share import FairShare
+from tenantry.middleware.in_flight import RequestsInFlight
 from tenantry.observability.scoreboard import Row
 from tenantry.observability.usage_counters import UsageCounters
 from tenantry.settings import HostSettings
@@ -56,20 +56,23 @@ class ProcessResources:
         self.row = row
         self.budget = ConnectionBudget(settings.db_connections)
         self.decoding_memory = MemoryBudget(DECODING_BYTES, DECODING_WAIT_S)
-        self.requests = RunningRequests(note_overdue=partial(usage.add, overdue=1))
-        self.share = FairShare(threads)
-        self.slots = Slots(self.share, row)
+        self.in_flight = RequestsInFlight(FairShare(threads), row)
+        self.watchdog = Watchdog(self.in_flight, note_overdue=partial(usage.add, overdue=1))
         self.note_query = partial(_note_query, usage)
         self._rates_url = settings.rate_limit_storage
         self._lock = threading.Lock()  # protects the creation of the rate limiter
         self._rates: RateLimiter | None = None
+        self.over: dict[str, Any] = {}
+        """The tenants that were over their rate, which the rate limiter keeps."""
         self._token_checks: WeakValueDictionary[tuple[str, str, OpenId], Verify] = (
             WeakValueDictionary()
         )
 
-    def in_flight(self) -> Mapping[str, int]:
+    def count_in_flight(self) -> Mapping[str, int]:
         """Return the number of requests in flight per tenant, in all processes of the server."""
-        return self.slots.in_use() if self.row is None else self.row.scoreboard.requests_in_flight()
+        if self.row is None:
+            return self.in_flight.counts()
+        return self.row.scoreboard.requests_in_flight()
 
     # -- rates ----------------------------------------------------------------------------------
 
@@ -81,7 +84,9 @@ class ProcessResources:
             if self._rates is None:
                 processes = self.row.scoreboard.serving_processes if self.row else lambda: 1
                 note = partial(self.usage.add, uncounted=1)
-                self._rates = RateLimiter(self._rates_url, processes, note_uncounted=note)
+                self._rates = RateLimiter(
+                    self._rates_url, processes, note_uncounted=note, over=self.over
+                )
             return self._rates
 
     def known_over(self, tenant: str) -> Refusal | None:

@@ -16,10 +16,8 @@ from tenantry.app.factory import endpoint_finder
 from tenantry.app.process_resources import ProcessResources
 from tenantry.middleware.authentication import Authentication
 from tenantry.middleware.body_limit import BodyLimit
-from tenantry.middleware.concurrency import ConcurrencyLimit
 from tenantry.middleware.containment import Containment
 from tenantry.middleware.cookies import CookieConfinement
-from tenantry.middleware.deadlines import Deadlines
 from tenantry.middleware.head_checks import HeadCheck, HeadChecks
 from tenantry.middleware.log_context import LogContext
 from tenantry.middleware.trusted_hosts import TrustedHosts
@@ -53,7 +51,6 @@ def build_stack(
         resources: the shared resources of the process that serves the app.
     """
     logger = logging.getLogger(f"tenant.{tenant.name}")
-    most = tenant.max_concurrent_requests
     head_checks = HeadChecks(
         CookieConfinement(app, logger),
         tenant.name,
@@ -61,19 +58,6 @@ def build_stack(
         BodyLimit(tenant.max_content_length),
     )
     outermost_first: list[Layer] = [
-        partial(
-            ConcurrencyLimit,
-            slots=resources.slots,
-            tenant=tenant.name,
-            most=settings.max_concurrent_requests if most is None else most,
-        ),
-        partial(
-            Deadlines,
-            requests=resources.requests,
-            tenant=tenant.name,
-            deadline_s=tenant.deadline_s or settings.deadline_s,
-            is_answering=(tenant.deadline_action or settings.deadline_action) == "answer",
-        ),
         partial(Containment, logger=logger),
         partial(LogContext, tenant=tenant.name, config=app.config),
     ]

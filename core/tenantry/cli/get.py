@@ -11,7 +11,7 @@ from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import examples, json_option, print_json
 from tenantry.errors import TenantryError
 from tenantry.host import create_host
-from tenantry.middleware.containment import ResponseCutError
+from tenantry.http.response_close import ResponseCutError
 
 FIRST_ERROR_STATUS = 400
 

@@ -1,6 +1,6 @@
-"""Handles HTTP without a framework: error responses, raw request heads, and request state.
+"""Handles HTTP without a framework: request heads, error responses, and the state of a request.
 
-This package imports neither Flask nor gunicorn, nor any package of Tenantry. The server passes the
-first bytes of a request to `raw_head`. `middleware.accounting` creates a `RequestRecord` for each
-request, and completes the record when the response is closed.
+This package imports neither Flask nor gunicorn. Of Tenantry, it imports only `grammar`. The server
+reads each request with `request_head`. `middleware.in_flight` creates a `RequestRecord` for each
+request, and `middleware.accounting` completes the record when the response is closed.
 """

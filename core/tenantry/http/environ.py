@@ -8,30 +8,14 @@ if TYPE_CHECKING:
 REQUEST_ID = "tenantry.request_id"
 """The ID of the request. `Edge` sets the request ID before any layer can answer."""
 
-PATH_TAIL = "tenantry.path_tail"
-"""The rest of a long path, after the segments that can be a URL prefix.
-
-The mount of the tenant appends the rest of the path to `PATH_INFO`.
-"""
-
 TENANT = "tenantry.tenant"
-"""The name of the tenant.
-
-A request that has not reached a tenant's mount does not have this key.
-"""
+"""The name of the tenant, set by `Router`. A request that reaches no mount has no tenant."""
 
 REQUEST_RECORD = "tenantry.request_record"
 """The `RequestRecord` of the request."""
 
 REFUSED = "tenantry.refused"
 """A key that exists if the host answered the request instead of the app."""
-
-SENT_STATUS = "tenantry.sent_status"
-"""The status line that the client has already received.
-
-At the deadline of a request, the host sends a 504, and ignores the status of the app's later
-response.
-"""
 
 HEAD_CHECKED_FOR = "tenantry.head_checked_for"
 """The name of the tenant whose `HeadChecks` have accepted or refused the request.
@@ -55,6 +39,16 @@ ENDPOINT = "tenantry.endpoint"
 `Containment` sets the endpoint at the start of the response, because Flask removes its request from
 the environ before the body is closed.
 """
+
+TARGET = "tenantry.target"
+"""The WSGI app that answers the request: a mount, a page of the host or a problem response. Set by
+`Edge`, which matches the path once."""
+
+CONNECTION = "tenantry.connection"
+"""The client's connection, a `ClientConnection`, if the server tells it."""
+
+IS_FOR_OPERATORS = "tenantry.is_for_operators"
+"""Key that is present in a request on the operators' listener."""
 
 _WERKZEUG_REQUEST = "werkzeug.request"
 

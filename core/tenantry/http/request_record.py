@@ -7,10 +7,7 @@ usage counters and the access log read the record. `LogContext` sets the record 
 
 import re
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
-
-from tenantry.http.environ import REQUEST_RECORD
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -20,6 +17,22 @@ _TRACE = re.compile(
     r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
 """A `traceparent` header (W3C Trace Context §3.2). Versions after 00 may append more fields."""
+
+
+class ClientConnection(Protocol):
+    """What the layers may know of the connection of a request's client, and do with it."""
+
+    sent_bytes: int
+    """Bytes that were sent to the client."""
+    is_waiting: bool
+    """Whether the thread of the request waits for the client."""
+
+    @property
+    def is_hijacked(self) -> bool:
+        """Whether the app uses the socket itself, such as for a WebSocket."""
+
+    def send_last(self, data: bytes) -> None:
+        """Send bytes without waiting, as the end of the connection's last response."""
 
 
 class RequestRecord:
@@ -65,6 +78,46 @@ class RequestRecord:
     processor_ns = 0
     """CPU time of the request's thread."""
 
+    # `RequestsInFlight` sets the following attributes.
+    limits: Any = None
+    cell: int | None = None
+    """The request's cell on the scoreboard."""
+    is_in_flight = False
+    """Whether the request holds a place among the requests in flight."""
+    is_quick = True
+    """Whether the request is likely to end within milliseconds."""
+    entered_by = 0
+    thread = 0
+    """Python's identifier of the thread that runs the request; 0 before the request runs."""
+    begun_ns = 0
+    """When the request began to run, on the monotonic clock; 0 before."""
+    processor_begun_ns = 0
+    """The CPU time of the thread when the request began to run."""
+    noted_s = 0.0
+    """CPU seconds of the request that fair share has already counted."""
+
+    # `Accounting` and the watchdog of `deadlines` set the following attributes.
+    environ: "WSGIEnvironment | None" = None
+    """The environ of a running request."""
+    connection: ClientConnection | None = None
+    """The client's connection, if the server tells it."""
+    input: Any = None
+    """The body of the request, which counts the bytes that are read."""
+    is_reported = False
+    """Whether the request was reported at its deadline."""
+    sent_bytes = 0
+    """Bytes that the connection had sent when the response last grew."""
+    progress_ns = 0
+    """When the watchdog last saw the response grow, on the monotonic clock."""
+    _answerer: dict[str, str]
+
+    def claim_answer(self, who: Literal["app", "watchdog"]) -> bool:
+        """Decide who answers a request that can be answered at its deadline. The first one does."""
+        if "_answerer" not in self.__dict__:
+            # `setdefault` is atomic, so both threads see the same dict.
+            self.__dict__.setdefault("_answerer", {})
+        return self._answerer.setdefault("by", who) == who
+
     def read_trace(self, environ: "WSGIEnvironment") -> None:
         """Record the trace of a valid `traceparent`; remove an invalid header from the environ.
 
@@ -83,37 +136,6 @@ class RequestRecord:
 
 current_request: ContextVar[RequestRecord | None] = ContextVar("tenantry.request", default=None)
 """The record of the request that the current context serves; None outside a request."""
-
-
-def open_record(environ: "WSGIEnvironment") -> RequestRecord:
-    """Create and return the record of a new request, and put the record into the environ."""
-    record = environ[REQUEST_RECORD] = RequestRecord()
-    record.address = environ.get("REMOTE_ADDR", "")
-    if _PARENT in environ:
-        record.read_trace(environ)
-    return record
-
-
-def record_unparsed(tenant: str, head: bytes, response: bytes) -> RequestRecord:
-    """Return the record of a request that the server rejected before parsing it.
-
-    Args:
-        tenant: the name of the tenant.
-        head: the head of the request, which starts with a valid method and path.
-        response: the complete response, which has an `X-Request-ID` header.
-    """
-    method, target, _ = head.split(b" ", 2)
-    response_head, _, body = response.partition(b"\r\n\r\n")
-    request_id = response_head.partition(b"\r\nX-Request-ID: ")[2].partition(b"\r\n")[0]
-    record = RequestRecord()
-    record.tenant = tenant
-    record.request_id = request_id.decode("latin-1")
-    record.method = method.decode("latin-1")
-    record.path = unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
-    record.status = int(response_head[9:12])
-    record.is_refusal = True
-    record.bytes_out = len(body)
-    return record
 
 
 def outgoing_headers() -> dict[str, str]:

@@ -6,7 +6,19 @@ client disconnects, and may close the body twice. Werkzeug's `ClosingIterator` r
 again at a second close, and skips its callbacks if the body's own `close()` fails.
 """
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
+
+
+class ResponseCutError(ConnectionResetError):
+    """Tells the server to close the connection, because the response cannot be completed.
+
+    gunicorn and waitress close the connection on a `ConnectionResetError` without a second stack
+    trace in the log.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.ECONNRESET, reason)
 
 
 def on_close(body: Iterable[bytes], callback: Callable[[], object]) -> "ClosingBody":
@@ -20,23 +32,26 @@ def on_close(body: Iterable[bytes], callback: Callable[[], object]) -> "ClosingB
         callback: called without arguments. The callback must not raise, because later callbacks
             would not run.
     """
-    closing = body if type(body) is ClosingBody else ClosingBody(body)
+    closing = body if isinstance(body, ClosingBody) else _WrappedBody(body)
     closing.callbacks.append(callback)
     return closing
 
 
 class ClosingBody:
-    """The body of a response, with callbacks for the end of the body. Created by `on_close`."""
+    """The body of a response, with callbacks for the end of the body. `close` is idempotent."""
 
-    __slots__ = ("_body", "_open", "callbacks")
+    __slots__ = ("_open", "callbacks")
 
-    def __init__(self, body: Iterable[bytes]) -> None:
-        self._body = body
+    def __init__(self) -> None:
         self.callbacks: list[Callable[[], object]] = []
         self._open = [True]  # the first call of `close` removes the item; `pop` is atomic
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
+        raise NotImplementedError
+
+    def close_body(self) -> None:
+        """Close what the body consists of. Called once."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Close the body, then call the callbacks. A second call of `close` does nothing."""
@@ -45,10 +60,27 @@ class ClosingBody:
         except IndexError:
             return
         try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
+            self.close_body()
         finally:
             for callback in self.callbacks:
                 callback()
             self.callbacks.clear()  # breaks a reference cycle from the body through the callbacks
+
+
+class _WrappedBody(ClosingBody):
+    """The body of a WSGI app that knows no callbacks."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        super().__init__()
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close_body(self) -> None:
+        """Close the body of the app."""
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()

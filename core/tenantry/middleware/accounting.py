@@ -1,161 +1,187 @@
-"""Accounting: the WSGI layer that measures every request.
+"""Accounting: runs the request that the router has found, and settles its record exactly once.
 
 `Accounting` is the outermost layer of the host, so `Accounting` also counts requests that a mount
 or a layer refuses. A request counts once, when the server closes the body of the response, even if
 the response is incomplete.
+
+Tenantry's gunicorn worker admits a request before a thread runs it, and puts the request's record
+into the environ. Under another server, `Accounting` admits the request itself.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any
 
-from tenantry.http.environ import CLIENT, ENDPOINT, REFUSED, REQUEST_ID, SENT_STATUS, TENANT
-from tenantry.http.request_record import RequestRecord, open_record
+from tenantry.http.environ import (
+    CLIENT,
+    CONNECTION,
+    ENDPOINT,
+    REFUSED,
+    REQUEST_ID,
+    REQUEST_RECORD,
+    TARGET,
+    TENANT,
+)
+from tenantry.http.problem import ProblemResponse
+from tenantry.http.request_record import RequestRecord
+from tenantry.http.response_close import ResponseCutError, on_close
+from tenantry.middleware.in_flight import BUSY, RequestsInFlight
 from tenantry.observability.usage_counters import UsageCounters
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-_FAILED = "5"
+_FIRST_FAILURE = 500
+_ID_NAME_CHARS = len("X-Request-ID")
+_TRACEPARENT = "HTTP_TRACEPARENT"
 
 OnRequestEnd = Callable[[RequestRecord], object]
 
 
 class Accounting:
-    """WSGI middleware: counts and logs each request when it ends. Thread-safe.
-
-    A mount writes the name of its tenant into the WSGI environ. A request that reaches no mount is
-    logged, but not counted.
+    """The WSGI app behind the router: answers, counts and logs each request. Thread-safe.
 
     Args:
-        app: the app to measure.
+        in_flight: the requests in flight of this process.
         usage: counts the requests of each tenant.
         on_request_end: called with the record of each request, for the access log.
     """
 
     def __init__(
         self,
-        app: "WSGIApplication",
+        in_flight: RequestsInFlight,
         usage: UsageCounters,
         on_request_end: OnRequestEnd | None = None,
     ) -> None:
-        self._app = app
-        self.usage = usage
-        self.on_request_end = on_request_end
+        self._in_flight = in_flight
+        self._usage = usage
+        self._on_request_end = on_request_end
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Call the app, and measure the app's response."""
-        response = _MeasuredResponse(self, environ, start_response)
+        """Answer the request with the app that the environ names as `TARGET`."""
+        target = environ[TARGET]
+        record: RequestRecord | None = environ.get(REQUEST_RECORD)
+        if record is None:
+            record = self.enter(environ)
+            if record is None:
+                target, record = BUSY, environ[REQUEST_RECORD]
+        # The path before a mount or the app changes it.
+        record.path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        record.request_id, record.method = environ[REQUEST_ID], environ["REQUEST_METHOD"]
+        record.address = environ.get("REMOTE_ADDR", "")
+        record.environ, record.connection = environ, environ.get(CONNECTION)
+        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+            record.input = environ["wsgi.input"] = _Input(environ["wsgi.input"])
+        thread = record.thread = threading.get_ident()
+        if record.entered_by != thread:
+            self._in_flight.move_to_thread(record)
+        record.begun_ns = time.monotonic_ns()
+        record.processor_begun_ns = time.thread_time_ns()
         try:
-            response.body = self._app(environ, response.start)
-        except BaseException:
-            response.is_broken = True
-            response.close()
+            body = target(environ, partial(_start, record, start_response))
+        except BaseException as error:
+            record.is_error = record.is_error or not isinstance(error, ResponseCutError)
+            self._finish(record)
             raise
-        return response
+        if type(body) is list:  # of a page of the host, or a refusal
+            record.bytes_out = sum(map(len, body))
+        return on_close(body, partial(self._finish, record))
 
+    def enter(self, environ: "WSGIEnvironment") -> RequestRecord | None:
+        """Put the record of a new request into the environ; return None if it may not run now.
 
-class _MeasuredResponse:
-    """One response, measured from the call of the app to the server's `close()`."""
+        A request that belongs to no tenant may always run.
+        """
+        tenant = environ.get(TENANT, "")
+        record = None
+        if tenant:
+            record = self._in_flight.enter(tenant, environ[TARGET].limits)
+        is_refused = tenant and record is None
+        if record is None:
+            record = RequestRecord()
+            record.tenant = tenant
+        environ[REQUEST_RECORD] = record
+        if _TRACEPARENT in environ:
+            record.read_trace(environ)
+        return None if is_refused else record
 
-    __slots__ = (
-        "_begun_ns",
-        "_bytes_out",
-        "_environ",
-        "_input",
-        "_open",
-        "_path",
-        "_processor_ns",
-        "_record",
-        "_start_response",
-        "_status",
-        "_thread",
-        "body",
-        "is_broken",
-    )  # fmt: skip
-
-    def __init__(
-        self, accounting: Accounting, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> None:
-        self._open = [accounting]  # the first `close` removes the item
-        self._environ = environ
-        self._start_response = start_response
-        self._status = ""
-        self.body: Iterable[bytes] = ()
-        self.is_broken = False  # the app raised, so the response is incomplete
-        self._bytes_out = 0
-        # The path before a mount changes `PATH_INFO`.
-        self._path: str = environ.get("PATH_INFO", "")
-        self._record = open_record(environ)
-        self._input: _Input | None = None
-        if environ.get("CONTENT_LENGTH", "0") not in ("", "0") or (
-            "HTTP_TRANSFER_ENCODING" in environ
-        ):
-            self._input = environ["wsgi.input"] = _Input(environ["wsgi.input"])
-        self._thread = threading.get_ident()
-        self._begun_ns = time.perf_counter_ns()
-        self._processor_ns = time.thread_time_ns()
-
-    def start(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
-    ) -> Callable[[bytes], object]:
-        """Record the status of the response. The app calls `start` as `start_response`."""
-        self._status = status
-        if exc_info is None:
-            return self._start_response(status, headers)
-        return self._start_response(status, headers, exc_info)
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            for chunk in self.body:
-                self._bytes_out += len(chunk)
-                yield chunk
-        except Exception:  # a GeneratorExit means that the server has given up
-            self.is_broken = True
-            raise
-
-    def close(self) -> None:
-        try:
-            accounting = self._open.pop()  # atomic, so that one of two calls counts the request
-        except IndexError:
+    def _finish(self, record: RequestRecord) -> None:
+        """Settle the record of a request whose response is closed."""
+        environ = record.environ
+        if environ is None:  # a second call
             return
-        # The body refers to `start`, and so to the `_MeasuredResponse`. A reference cycle would
-        # leave the response to the garbage collector, which takes 30 µs per request.
-        body, self.body = self.body, ()
-        try:
-            getattr(body, "close", _nothing)()
-        finally:
-            self._finish(accounting)
-
-    def _finish(self, accounting: Accounting) -> None:
-        environ, record = self._environ, self._record
-        record.tenant = environ.get(TENANT, "")
-        if not record.tenant and accounting.on_request_end is None:
-            return
-        status = environ.get(SENT_STATUS) or self._status
-        record.status = int(status[:3] or 0)
+        if record.connection is not None and record.connection.is_hijacked:
+            record.status = record.status or HTTPStatus.SWITCHING_PROTOCOLS.value
+        record.environ = record.connection = None
+        record.wall_ns = time.monotonic_ns() - record.begun_ns
+        if record.thread == threading.get_ident():  # the CPU clock is the thread's own
+            record.processor_ns = time.thread_time_ns() - record.processor_begun_ns
+        if record.is_in_flight:
+            self._in_flight.leave(record)
         record.is_refusal = REFUSED in environ
-        record.is_error = self.is_broken or (not record.is_refusal and status[:1] == _FAILED)
-        record.bytes_in = 0 if self._input is None else self._input.size
-        record.bytes_out = self._bytes_out
-        if self._thread == threading.get_ident():  # the CPU clock is the thread's own
-            record.processor_ns = time.thread_time_ns() - self._processor_ns
-        record.wall_ns = time.perf_counter_ns() - self._begun_ns
+        if not record.is_refusal and record.status >= _FIRST_FAILURE:
+            record.is_error = True
+        if record.input is not None:
+            record.bytes_in, record.input = record.input.size, None
         if record.tenant:
-            accounting.usage.add_request(record)
-        if accounting.on_request_end is not None:
-            record.request_id = environ.get(REQUEST_ID, "")
-            record.method, record.path = environ["REQUEST_METHOD"], self._path
+            self._usage.add_request(record)
+        if self._on_request_end is not None:
             record.endpoint = environ.get(ENDPOINT) or ""
             record.client = environ.get(CLIENT) or ""
-            accounting.on_request_end(record)
+            self._on_request_end(record)
+
+    def note_refusal(
+        self, environ: "WSGIEnvironment", problem: ProblemResponse, sent_bytes: int
+    ) -> None:
+        """Count and log a request that the server has refused before it ran.
+
+        The environ of a malformed request has only the request's method and ID.
+        """
+        record = RequestRecord()
+        record.tenant = environ.get(TENANT, "")
+        record.path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        record.status = problem.status.value
+        record.is_refusal = True
+        record.bytes_out = sent_bytes
+        record.request_id, record.method = environ[REQUEST_ID], environ["REQUEST_METHOD"]
+        record.address = environ.get("REMOTE_ADDR", "")
+        if record.tenant:
+            self._usage.add_request(record)
+        if self._on_request_end is not None:
+            self._on_request_end(record)
 
 
-def _nothing() -> None:
-    """Do nothing, in place of the `close` of a body without a `close` method."""
+def _start(
+    record: RequestRecord,
+    start_response: "StartResponse",
+    status: str,
+    headers: list[tuple[str, str]],
+    exc_info: Any = None,
+) -> Callable[[bytes], object]:
+    """Note the status of the response, and add the ID of the request."""
+    if record.limits is not None and record.limits.is_answering:
+        _check_unanswered(record)
+    record.status = int(status[:3])
+    for name, _ in headers:
+        if len(name) == _ID_NAME_CHARS and name.lower() == "x-request-id":
+            headers = [header for header in headers if header[0].lower() != "x-request-id"]
+            break
+    return start_response(status, [("X-Request-ID", record.request_id), *headers], exc_info)
+
+
+def _check_unanswered(record: RequestRecord) -> None:
+    """Let the app answer, unless the watchdog has answered at the deadline.
+
+    Raises:
+        ResponseCutError: the client already has a 504.
+    """
+    if not record.claim_answer("app"):
+        raise ResponseCutError("the deadline was answered with 504")
 
 
 class _Input:

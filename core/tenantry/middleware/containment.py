@@ -13,7 +13,6 @@
   another tenant's response.
 """
 
-import errno
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -22,8 +21,10 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import is_hop_by_hop
 
-from tenantry.http.environ import ENDPOINT, matched_endpoint
+from tenantry.http.environ import ENDPOINT, REQUEST_RECORD, matched_endpoint
 from tenantry.http.problem import INTERNAL_ERROR
+from tenantry.http.request_record import RequestRecord
+from tenantry.http.response_close import ClosingBody, ResponseCutError
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -33,25 +34,16 @@ _STATUS = re.compile(r"[2-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
 """A final status line. After a 1xx, a client waits for another response (RFC 9110 §15.2)."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_LENGTH = re.compile(r"[0-9]{1,18}")
+_LENGTH_DIGITS = 18
+_LENGTH = re.compile(rf"[0-9]{{1,{_LENGTH_DIGITS}}}")
 _END = object()
+_BODILESS = ("204", "304")
 
 _USUAL = frozenset({
     "Access-Control-Allow-Origin", "Cache-Control", "Content-Disposition", "Content-Type", "Date",
     "ETag", "Expires", "Last-Modified", "Link", "Location", "Set-Cookie", "Vary",
 })  # fmt: skip
 """Common header names that are neither a length nor hop-by-hop, so need no further check."""
-
-
-class ResponseCutError(ConnectionResetError):
-    """Tells the server to close the connection, because the response cannot be completed.
-
-    gunicorn and waitress close the connection on a `ConnectionResetError` without a second stack
-    trace in the log.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(errno.ECONNRESET, reason)
 
 
 class Containment:
@@ -67,25 +59,31 @@ class Containment:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Call the app, and later the body's `close()`, in an empty context."""
-        response = _Response(environ, start_response, self._logger)
-        response.call(self._app)
-        return response
+        return _Response(self._app, environ, start_response, self._logger)
 
 
-class _Response:
+class _Response(ClosingBody):
     """One response, from the call of the app to the server's `close()`. Not thread-safe."""
 
     __slots__ = (
         "_chunks", "_close", "_context", "_declared_bytes", "_environ", "_head", "_is_head_sent",
-        "_left_bytes", "_logger", "_start_response", "_written",
+        "_left_bytes", "_logger", "_record", "_start_response", "_written",
     )  # fmt: skip
 
     def __init__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse", logger: logging.Logger
+        self,
+        app: "WSGIApplication",
+        environ: "WSGIEnvironment",
+        start_response: "StartResponse",
+        logger: logging.Logger,
     ) -> None:
+        # Not by `super()`, which is one more call for each request.
+        self.callbacks: list[Callable[[], object]] = []
+        self._open = [True]
         self._environ = environ
         self._start_response = start_response
         self._logger = logger
+        self._record: RequestRecord = environ.get(REQUEST_RECORD) or RequestRecord()
         self._context = Context()
         self._head: tuple[str, list[tuple[str, str]]] | None = None
         self._declared_bytes: int | None = None
@@ -94,8 +92,6 @@ class _Response:
         self._close: Callable[[], object] | None = None
         self._written: list[bytes] = []
         self._left_bytes: int | None = None
-
-    def call(self, app: "WSGIApplication") -> None:
         try:
             body = self._context.run(app, self._environ, self._start)
             self._close = getattr(body, "close", None)
@@ -131,7 +127,14 @@ class _Response:
             self._fail("body")
             chunk = self._next_chunk()
         if not self._is_head_sent:
-            self._send_head()
+            assert self._head is not None  # noqa: S101 - `_next_chunk` has checked
+            self._is_head_sent = True
+            # A response to HEAD, a 204 and a 304 have no body, even with a `Content-Length`
+            # (RFC 9110 §6.4.1).
+            is_bodiless = self._environ["REQUEST_METHOD"] == "HEAD"
+            is_bodiless = is_bodiless or self._head[0][:3] in _BODILESS
+            self._left_bytes = 0 if is_bodiless else self._declared_bytes
+            self._start_response(*self._head)
         left = self._left_bytes
         if left is not None:
             if len(chunk) > left:
@@ -142,6 +145,7 @@ class _Response:
             if self._left_bytes:
                 self._fail_short()
             raise StopIteration
+        self._record.bytes_out += len(chunk)
         return chunk
 
     def _next_chunk(self) -> bytes:
@@ -174,17 +178,8 @@ class _Response:
     def _fail_short(self) -> None:
         missing, self._left_bytes = self._left_bytes, None
         self._log("response.body_too_short", missing_bytes=missing)
+        self._record.is_error = True
         raise ResponseCutError("the body is shorter than its Content-Length")
-
-    def _send_head(self) -> None:
-        assert self._head is not None  # noqa: S101 - `_next_chunk` has checked
-        status, headers = self._head
-        self._is_head_sent = True
-        # A response to HEAD, a 204 and a 304 have no body, even with a `Content-Length` (RFC 9110
-        # §6.4.1).
-        is_bodiless = self._environ["REQUEST_METHOD"] == "HEAD" or status[:3] in ("204", "304")
-        self._left_bytes = 0 if is_bodiless else self._declared_bytes
-        self._start_response(status, headers)
 
     def _drop_body(self) -> None:
         # A new list, because a thread of the app may still write to the old list.
@@ -195,12 +190,17 @@ class _Response:
         """Log the current exception, and replace the response with a 500.
 
         Raises:
-            ResponseCutError: the head has already been sent.
+            ResponseCutError: the head has already been sent, or the app uses the socket itself.
         """
+        connection = self._record.connection
+        if connection is not None and connection.is_hijacked:
+            # Apps end a WebSocket with an exception, because they cannot return a response.
+            raise ResponseCutError("the application has taken over the connection") from None
         self._log("request.failed", exc_info=True, during=during)
         self._drop_body()
         self._left_bytes = None
         if self._is_head_sent:
+            self._record.is_error = True
             raise ResponseCutError("the application failed") from None
         body = INTERNAL_ERROR.body(self._environ)
         self._head, self._declared_bytes = INTERNAL_ERROR.head(len(body)), len(body)
@@ -214,8 +214,8 @@ class _Response:
         with suppress(BaseException):
             self._context.run(self._logger.error, event, exc_info=exc_info, extra=facts)
 
-    def close(self) -> None:
-        """Close the app's body. The server may call `close` twice."""
+    def close_body(self) -> None:
+        """Close the app's body."""
         close, self._close = self._close, None
         if close is None:
             return
@@ -252,6 +252,8 @@ def _checked(status: Any, headers: Any) -> tuple[list[tuple[str, str]], int | No
             if name.lower() == "content-length":
                 lengths.append(value)
         kept.append((name, value))
+    if len(lengths) == 1 and lengths[0].isdecimal() and lengths[0].isascii():
+        return kept, int(lengths[0]) if len(lengths[0]) <= _LENGTH_DIGITS else _length(lengths)
     return kept, _length(lengths) if lengths else None
 
 

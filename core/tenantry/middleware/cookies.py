@@ -65,19 +65,17 @@ class CookieConfinement:
         root = environ.get("SCRIPT_NAME") or "/"
 
         def start(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
-            confined = self._confined(headers, root)
+            for name, _ in headers:
+                if name not in _USUAL and name.lower() in _CONFINED:
+                    headers = self._confined(headers, root)
+                    break
             if exc_info is None:
-                return start_response(status, confined)
-            return start_response(status, confined, exc_info)
+                return start_response(status, headers)
+            return start_response(status, headers, exc_info)
 
         return self._app(environ, start)
 
     def _confined(self, headers: Headers, root: str) -> Headers:
-        for name, _ in headers:
-            if name not in _USUAL and name.lower() in _CONFINED:
-                break
-        else:
-            return headers
         names = {name.lower() for name, _ in headers}
         kept = [one for one in headers if one[0].lower() not in _CONFINED]
         cookies = [

@@ -1,23 +1,22 @@
-"""The edge: the WSGI layer that every request passes before the router.
+"""The edge: finds out who answers a request, before a thread runs it.
 
-`Edge` gives each request and response an `X-Request-ID`, refuses requests with a missing or
-malformed `Host`, refuses `CONNECT`, drops headers that a client may not set, and keeps the
-operators' listener apart from the tenants' listener.
+`Edge` gives each request an ID, refuses requests with a missing or malformed `Host`, refuses
+`CONNECT`, drops headers that a client may not set, keeps the operators' listener apart from the
+tenants' listener, and asks the router for the mount.
 """
 
-import os
 import re
-import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from tenantry.grammar import FORWARDED_PREFIX, is_host_header
-from tenantry.http.environ import REQUEST_ID
+from tenantry.http.environ import CONNECTION, IS_FOR_OPERATORS, REQUEST_ID, TARGET, TENANT
 from tenantry.http.problem import ProblemResponse
+from tenantry.http.request_id import new_request_id
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
 BAD_HOST = ProblemResponse(HTTPStatus.BAD_REQUEST, "The Host header is missing or malformed.")
 BAD_PROXY = ProblemResponse(
@@ -34,45 +33,54 @@ _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 class Edge:
-    """The WSGI layer between `Accounting` and the router. Thread-safe.
+    """Finds the app that answers a request. Thread-safe.
 
     Args:
-        tenants: answers requests on the tenants' listeners.
+        route: returns the app for a request on the tenants' listeners.
         operators: answers requests on the operators' listener.
         admin_address: IP address and port of the operators' listener; None without an operators'
             listener.
+        is_behind_proxies: whether headers of proxies have changed the environ.
     """
 
     def __init__(
         self,
-        tenants: "WSGIApplication",
+        route: "Callable[[WSGIEnvironment], WSGIApplication]",
         operators: "WSGIApplication",
         admin_address: tuple[str, int] | None,
+        *,
+        is_behind_proxies: bool = True,
     ) -> None:
-        self._tenants = tenants
+        self._is_behind_proxies = is_behind_proxies
+        self._route = route
         self._operators = operators
         self._admin_address = admin_address
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Check the request, then call the tenants or the operators' pages."""
-        sent = environ.get("HTTP_X_REQUEST_ID", "")
-        request_id = sent if sent and _VALID_REQUEST_ID.fullmatch(sent) else os.urandom(16).hex()
+    def route(self, environ: "WSGIEnvironment", _: object = None) -> Any:
+        """Check a request, and put the app that answers it into the environ as `TARGET`.
+
+        Return the tenant; an empty string for a page of the host, None for a request of operators.
+        The second argument makes `route` a WSGI app for `ProxyFix`.
+        """
+        sent = environ.get("HTTP_X_REQUEST_ID")
+        request_id = sent if sent and _VALID_REQUEST_ID.fullmatch(sent) else new_request_id()
         environ[REQUEST_ID] = environ["HTTP_X_REQUEST_ID"] = request_id
         environ.pop("HTTP_REMOTE_USER", None)
-        # ProxyFix copies X-Forwarded-Prefix, which proxies often send with a final slash.
-        environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "").removesuffix("/")
-        app: WSGIApplication = self._refusal(environ) or self._tenants
-        # The connection tells the listener, because on a Unix socket, `SERVER_PORT` comes from the
-        # `Host` header.
-        connection: socket.socket | None = environ.get("gunicorn.socket")
-        if app is self._tenants and connection is not None and self._admin_address is not None:
-            app = self._operators if self.is_admin(connection.getsockname()) else app
-        return app(environ, _with_request_id(start_response, request_id))
+        # Tenantry's worker has checked what no proxy has changed.
+        is_checked = CONNECTION in environ and not self._is_behind_proxies
+        target = None
+        if not is_checked or environ["REQUEST_METHOD"] == "CONNECT":
+            # ProxyFix copies X-Forwarded-Prefix, which proxies often send with a final slash.
+            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "").removesuffix("/")
+            target = self._refusal(environ)
+        is_for_operators = IS_FOR_OPERATORS in environ
+        if target is None:
+            target = self._operators if is_for_operators else self._route(environ)
+        environ[TARGET] = target
+        return None if is_for_operators else environ.get(TENANT, "")
 
     @staticmethod
-    def _refusal(environ: "WSGIEnvironment") -> ProblemResponse | None:
+    def _refusal(environ: "WSGIEnvironment") -> "WSGIApplication | None":
         host = environ.get("HTTP_HOST")
         if host is None:
             if environ.get("SERVER_PROTOCOL") == "HTTP/1.1":  # RFC 9112 §3.2
@@ -91,20 +99,3 @@ class Edge:
             return False
         address, port = self._admin_address
         return local[1] == port and (local[0] == address or address in _ANY_ADDRESS)
-
-
-def _with_request_id(
-    start_response: "StartResponse", request_id: str
-) -> "Callable[..., Callable[[bytes], object]]":
-    def start(
-        status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], object]:
-        own = [("X-Request-ID", request_id)]
-        for header in headers:
-            if header[0].lower() != "x-request-id":
-                own.append(header)  # noqa: PERF401 - a comprehension is one more call per request
-        if exc_info is None:
-            return start_response(status, own)
-        return start_response(status, own, exc_info)
-
-    return start

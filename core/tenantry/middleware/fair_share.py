@@ -65,20 +65,27 @@ class FairShare:
         # Contains tenants that were heavy at the end of a request.
         self._pauses_until: dict[str, float] = {}
 
-    def admits(self, tenant: str, own: int, in_flight: int) -> bool:
+    def admits(self, tenant: str, own: int, in_flight: int, busy: int) -> bool:
         """Whether a tenant may have one more request in flight.
+
+        A tenant's first request needs fewer busy tenants than threads, so a tenant finds room
+        beside any others that are busy, whatever they hold. Each further request needs more free
+        threads than the tenant has requests. Together, at most half as many requests again as
+        threads are in flight on up to 12 threads, and fewer than twice as many on any number.
 
         Args:
             tenant: the tenant's name.
             own: number of the tenant's requests in flight.
             in_flight: number of requests in flight of all tenants.
+            busy: number of tenants with a request in flight.
         """
         if self.threads is None:
             return True
-        if self.is_heavy(tenant):
-            return not own and in_flight < self.threads and not self.rest_s(tenant)
+        use = self._use.get(tenant)
+        if use is not None and use[0] >= HEAVY_S and self.is_heavy(tenant):
+            return not own and busy < self.threads and not self.rest_s(tenant)
         if not own:
-            return in_flight < self.threads
+            return busy < self.threads
         return own < self.threads - in_flight
 
     def rest_s(self, tenant: str) -> float:
@@ -106,7 +113,8 @@ class FairShare:
         """
         now = self._clock()
         self._add(tenant, max(seconds - noted_s, 0.0), 1, now)
-        others = self._others_of_heavy(tenant)
+        # Without `HEAVY_S` of CPU time, a tenant is not heavy.
+        others = self._others_of_heavy(tenant) if self._use[tenant][0] >= HEAVY_S else 0.0
         if others:
             took_s = min(took_s, WAITING * seconds)
             self._pauses_until[tenant] = now + min(took_s * min(1.0, 2 * others), MEMORY_S)

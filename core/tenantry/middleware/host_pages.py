@@ -8,10 +8,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from tenantry.http.problem import ProblemResponse
-from tenantry.http.raw_head import LIVENESS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+LIVENESS = "/-/livez"
+"""The path of the liveness page."""
 
 NOT_FOUND = ProblemResponse(HTTPStatus.NOT_FOUND, "Nothing is served at this path.")
 STARTING = ProblemResponse(

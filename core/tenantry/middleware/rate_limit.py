@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limits import RateLimitItem, parse_many
 
@@ -94,13 +94,14 @@ class RateLimiter:
         *,
         clock: Callable[[], float] = time.monotonic,
         note_uncounted: Callable[[str], None] = lambda _: None,
+        over: dict[str, Any] | None = None,
     ) -> None:
         self._clock = clock
         self._note_uncounted = note_uncounted
         self.is_in_memory = url.startswith("memory:")
         self._storage = OwnStorage(clock=clock) if self.is_in_memory else SharedStorage(url)
         self._processes = processes if self.is_in_memory else lambda: 1
-        self._over: dict[str, _Over] = {}
+        self._over: dict[str, _Over] = {} if over is None else over
 
     @property
     def unanswered_total(self) -> int:

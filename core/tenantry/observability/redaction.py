@@ -143,9 +143,8 @@ _SCOPE = "tenantry.secret_scope"
 """The exception attribute that holds the secret scope in which the exception was raised."""
 
 
-def set_secret_scope(config: Config) -> None:
-    """Make `config` the secret scope until the end of the current context."""
-    _scope.set(config)
+set_secret_scope = _scope.set
+"""Make a `Config` the secret scope until the end of the current context."""
 
 
 @contextmanager

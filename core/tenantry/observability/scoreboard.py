@@ -26,7 +26,9 @@ _EMPTY, _REQUEST, _BUILD = range(3)  # states of a cell
 
 _NAME_BYTES = 64  # a tenant's name has at most 63 bytes
 _CELL = struct.Struct(f"=BQQQ{_NAME_BYTES}s")  # state, thread ID, thread identifier, start, tenant
-_STATE_BYTES = 1  # the size of a row's state, before the cells of the row
+_THREAD = struct.Struct("=QQ")  # the thread ID and the thread identifier of a cell
+_STATE_BYTES = 1  # the size of the state of a row, and of a cell
+_STARTS = tuple(_STATE_BYTES + cell * _CELL.size for cell in range(CELLS))
 _ROW_BYTES = _STATE_BYTES + CELLS * _CELL.size
 
 
@@ -108,7 +110,7 @@ class Row:
             cell = self._unused.popleft()
         except IndexError:
             return None
-        start = _cell_start(cell)
+        start = _STARTS[cell]
         thread_id, ident = threading.get_native_id(), threading.get_ident()
         name, started_ns = tenant.encode(), time.monotonic_ns()
         _CELL.pack_into(self._memory, start, _EMPTY, thread_id, ident, started_ns, name)
@@ -116,9 +118,14 @@ class Row:
         self._memory[start] = _BUILD if is_build else _REQUEST
         return cell
 
+    def move_to_thread(self, cell: int) -> None:
+        """Show that the calling thread runs the request of a cell, which another one entered."""
+        start = _STARTS[cell] + _STATE_BYTES
+        _THREAD.pack_into(self._memory, start, threading.get_native_id(), threading.get_ident())
+
     def leave(self, cell: int) -> None:
         """Remove a request or a build from its cell. Call `leave` once for each `enter`."""
-        self._memory[_cell_start(cell)] = _EMPTY
+        self._memory[_STARTS[cell]] = _EMPTY
         self._unused.appendleft(cell)
 
     def in_flight(self) -> list[InFlight]:
@@ -139,15 +146,11 @@ class Row:
         self._memory[0] = _FREE
 
 
-def _cell_start(cell: int) -> int:
-    return _STATE_BYTES + cell * _CELL.size
-
-
 def _used_cells(row: memoryview) -> Iterator[tuple[int, int, int, int, bytes]]:
     states = bytes(row[_STATE_BYTES :: _CELL.size])
     for cell, state in enumerate(states.rstrip(b"\0")):  # a process uses the first cells first
         if state != _EMPTY:
-            yield _CELL.unpack_from(row, _cell_start(cell))
+            yield _CELL.unpack_from(row, _STARTS[cell])
 
 
 def _read_row(row: memoryview) -> list[InFlight]:

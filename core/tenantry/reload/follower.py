@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 
+from tenantry.middleware.in_flight import RequestLimits
 from tenantry.reload.draining import Draining
 from tenantry.reload.eviction import Eviction
 from tenantry.reload.followed_file import DisabledStatus
@@ -100,6 +101,7 @@ class Follower:
         self.on_evicted: Callable[[str], None] = lambda _: None
         """Function to call with the name of each tenant whose instance was evicted."""
         self._folder = folder
+        self._limits_of = partial(RequestLimits.of, settings=settings)
         self._data_dir = settings.data_dir
         self._router = router
         self._build = build
@@ -330,6 +332,7 @@ class Follower:
             wait_for_validation=self._wait_for_validation,
             note_built=self._note_built,
             build_pool=self._build_pool,
+            limits_of=self._limits_of,
         )
 
     def _new_quarantine(self, name: str, state: OperatorState) -> Quarantine | None:

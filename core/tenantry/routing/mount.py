@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tenantry.http.environ import PATH_TAIL, TENANT
-from tenantry.http.problem import ProblemResponse
+from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.routing.build_failure import BuildFailure
 from tenantry.routing.build_pool import BuildPool, PendingBuild
 from tenantry.routing.instance import Instance
-from tenantry.routing.quarantine import Quarantine
+from tenantry.routing.quarantine import MIN_RETRY_AFTER_S, Quarantine
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:
@@ -65,6 +64,7 @@ class Mount:
         note_built: called with the mount when the mount gets a new instance.
         build_pool: the threads for first builds, which all mounts of a process share. If None, the
             mount creates its own pool.
+        limits_of: returns the limits of a tenant's requests, which the mount keeps as `limits`.
     """
 
     # Requests read the attributes without the lock, because each change replaces the whole value of
@@ -72,9 +72,10 @@ class Mount:
     # request that finds no instance looks again under the lock. `state` reads several attributes,
     # which may be from different moments.
     __slots__ = (
-        "_build", "_build_pool", "_clock", "_failure", "_instance", "_is_closed", "_lock",
-        "_note_built", "_pending_build", "_rejection", "_wait_for_validation", "digest", "name",
-        "operator_maintenance", "prefix", "quarantine", "since", "tenant", "was_built",
+        "_build", "_build_pool", "_clock", "_failure", "_instance", "_is_closed", "_limits_of",
+        "_lock", "_note_built", "_pending_build", "_rejection", "_wait_for_validation", "digest",
+        "limits", "name", "operator_maintenance", "prefix", "quarantine", "since", "tenant",
+        "was_built",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +88,7 @@ class Mount:
         wait_for_validation: Callable[["Mount"], None] = lambda _: None,
         note_built: Callable[["Mount"], None] = lambda _: None,
         build_pool: BuildPool | None = None,
+        limits_of: Callable[[Tenant | None], Any] = lambda _: None,
     ) -> None:
         self.name = name
         self.prefix = prefix
@@ -103,6 +105,9 @@ class Mount:
         self.was_built = False
         """Whether the mount ever had an instance. A mount that had an instance accepts a new
         version of the file only after a successful build."""
+        self._limits_of = limits_of
+        self.limits = limits_of(None)
+        """The limits of the requests to the mount; the host knows what they mean."""
         self._build = build
         self._clock = clock
         self._wait_for_validation = wait_for_validation
@@ -158,19 +163,52 @@ class Mount:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer a request with the instance, or with 503 if there is no instance."""
-        environ["PATH_INFO"] += environ.pop(PATH_TAIL, "")
-        environ[TENANT] = self.name
-        tenant, quarantine = self.tenant, self.quarantine
-        maintenance = self.operator_maintenance or (tenant is not None and tenant.maintenance)
-        if maintenance:
-            detail = maintenance if isinstance(maintenance, str) else "Down for maintenance."
-            return _unavailable(detail, MAINTENANCE_RETRY_AFTER_S)(environ, start_response)
+        tenant, instance, quarantine = self.tenant, self._instance, self.quarantine
+        if self.operator_maintenance or (tenant is not None and tenant.maintenance):
+            maintenance = self._maintenance()
+            if maintenance is not None:
+                return maintenance(environ, start_response)
         if quarantine is None:
+            # The usual case without a further call; `_answer` knows all cases.
+            if (
+                instance is not None
+                and tenant is not None
+                and environ["SCRIPT_NAME"].endswith(tenant.url_prefix)
+                and (body := instance.answer(environ, start_response)) is not None
+            ):
+                return body
             return self._answer(environ, start_response)
         trial = quarantine.begin_trial()
         if trial is None:
             return _not_available(quarantine.retry_after_s)(environ, start_response)
         return trial.answer(self._answer, environ, start_response)
+
+    def refuse_by_head(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return the response that the head of a request already determines, or None.
+
+        Builds the instance if there is none. A later call of the mount decides the same.
+        """
+        maintenance = self._maintenance()
+        if maintenance is not None:
+            return maintenance, []
+        quarantine = self.quarantine
+        if quarantine is not None:
+            is_due = quarantine.retry_after_s <= MIN_RETRY_AFTER_S
+            return None if is_due else (_not_available(quarantine.retry_after_s), [])
+        if self._instance is None and (refusal := self.ensure_instance()) is not None:
+            return refusal, []
+        instance = self._instance
+        if instance is None or instance.head_checks is None:
+            return None
+        return instance.head_checks.refuse(environ)
+
+    def _maintenance(self) -> ProblemResponse | None:
+        tenant = self.tenant
+        maintenance = self.operator_maintenance or (tenant is not None and tenant.maintenance)
+        if not maintenance:
+            return None
+        detail = maintenance if isinstance(maintenance, str) else "Down for maintenance."
+        return _unavailable(detail, MAINTENANCE_RETRY_AFTER_S)
 
     def _answer(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -275,6 +313,7 @@ class Mount:
 
     def _set_accepted(self, tenant: Tenant) -> None:
         self.tenant, self.prefix = tenant, tenant.url_prefix
+        self.limits = self._limits_of(tenant)
         self._failure = None
         self._set_validated(tenant.digest, "")
 

@@ -5,12 +5,12 @@ dispatcher reads its map twice per request, a map that changes in place could ra
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from tenantry.grammar import PREFIX_SEGMENTS
-from tenantry.http.environ import PATH_TAIL
+from tenantry.http.environ import TENANT
 from tenantry.routing.mount import Mount
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Router:
         self._fallback = fallback
         self._mounts: tuple[Mount, ...] = ()
         self._by_prefix: dict[str, Mount] = {}
-        self._dispatch = DispatcherMiddleware(self._answer_unmounted, {})
+        self._dispatch = DispatcherMiddleware(_not_found, {})
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
@@ -41,7 +41,9 @@ class Router:
         """
         mounts = tuple(mounts)
         by_prefix = {mount.prefix: mount for mount in mounts if mount.prefix is not None}
-        self._dispatch = DispatcherMiddleware(self._answer_unmounted, dict(by_prefix))
+        self._dispatch = DispatcherMiddleware(
+            _not_found, {prefix: _found(mount) for prefix, mount in by_prefix.items()}
+        )
         self._by_prefix = by_prefix
         self._mounts = tuple(sorted(mounts, key=lambda mount: mount.name))
 
@@ -49,25 +51,47 @@ class Router:
         """Return the mount at exactly `prefix`, or None."""
         return self._by_prefix.get(prefix)
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Answer one request with the mount for the first segments of the path.
+    def route(self, environ: "WSGIEnvironment") -> "WSGIApplication":
+        """Return the mount for the first segments of the path, or `fallback`.
+
+        For a mount, the matched segments move from `PATH_INFO` to `SCRIPT_NAME`.
 
         The path is not normalized. The dispatcher sees only as many segments as a prefix can have,
         because its time is quadratic in the number of segments: 2.8 µs for one segment, 5.35 ms for
         2,000 (Werkzeug 3.1.9).
         """
-        segments = environ.get("PATH_INFO", "").split("/", PREFIX_SEGMENTS + 1)
-        if segments[0]:  # the target is not a path, such as `OPTIONS *`
-            return self._fallback(environ, start_response)
-        if len(segments) > PREFIX_SEGMENTS + 1:
-            environ[PATH_TAIL] = "/" + segments.pop()
-            environ["PATH_INFO"] = "/".join(segments)
-        return self._dispatch(environ, start_response)
+        path = environ.get("PATH_INFO", "")
+        if not path.startswith("/"):  # the target is not a path, such as `OPTIONS *`
+            return self._fallback
+        tail = ""
+        if path.count("/") > PREFIX_SEGMENTS:
+            head = "/".join(path.split("/", PREFIX_SEGMENTS + 1)[: PREFIX_SEGMENTS + 1])
+            tail, environ["PATH_INFO"] = path[len(head) :], head
+        target: Any = self._dispatch(environ, _never_called)
+        if target is None:
+            environ["PATH_INFO"] = path
+            return self._fallback
+        if tail:
+            environ["PATH_INFO"] += tail
+        environ[TENANT] = target.name
+        return target  # type: ignore[no-any-return]
 
-    def _answer_unmounted(
+    def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        environ["PATH_INFO"] += environ.pop(PATH_TAIL, "")
-        return self._fallback(environ, start_response)
+        """Answer one request."""
+        return self.route(environ)(environ, start_response)
+
+
+def _found(mount: Mount) -> "WSGIApplication":
+    """Return what the dispatcher calls at a prefix: it returns the mount instead of a response."""
+    answer: Any = lambda *_: mount  # noqa: E731 - a lambda has no second name
+    return answer  # type: ignore[no-any-return]
+
+
+def _not_found(*_: object) -> Any:
+    return None
+
+
+def _never_called(*_: object) -> Any:
+    raise AssertionError("the dispatcher only matches")

@@ -1,6 +1,6 @@
-"""The gunicorn worker: it waits for slow clients without a thread and admits requests fairly.
+"""The gunicorn worker: an event loop that waits for slow clients without a thread.
 
-The package `server` knows gunicorn and WSGI, not Flask. The package `server` may import lower
-packages; `admission` reads the host's mounts and limits. gunicorn reads `gunicorn_conf`, which sets
-the `worker_class`.
+`worker` is gunicorn's `worker_class`, which `gunicorn_conf` sets. It starts the `loop`, which calls
+`protocol` when bytes arrive. `admission` asks the host about each request, and `exchange` runs the
+request. The package knows gunicorn and WSGI, but not Flask, and may import lower packages.
 """

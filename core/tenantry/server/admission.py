@@ -1,69 +1,218 @@
-"""Admission: decisions of the server's main loop about a request before a thread runs the request.
+"""Admission: what the server asks before, and tells after, it runs a request.
 
-Tenantry's gunicorn worker asks `Host.admission`. Under another server, the layers of each instance
-make the same decisions in the thread. Each decision of `Admission` is a fast look-up.
+`TenantAdmission` gives each tenant's requests their turn. `OpenAdmission` serves any other WSGI
+application than the host. Every method is a fast look-up, except `refusal`, for which `is_quick`
+says whether it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol
 
+from tenantry.http.environ import REQUEST_ID, TARGET
 from tenantry.http.problem import ProblemResponse, Refusal
-from tenantry.http.raw_head import LIVENESS, NO_TENANT, match_prefix
-from tenantry.middleware.concurrency import BUSY, RETRY_AFTER_S
-from tenantry.middleware.fair_share import FairShare
-from tenantry.middleware.host_pages import LIVE
+from tenantry.http.request_id import new_request_id
+from tenantry.middleware.accounting import Accounting
+from tenantry.middleware.in_flight import BUSY, RequestsInFlight
 from tenantry.routing.mount import Mount
 
-OnRefusal = Callable[[str, bytes, bytes], None]
-"""A function that is called with the tenant, the request head and the response of a refusal."""
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
-_HOST_BUSY = ProblemResponse(
-    HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=RETRY_AFTER_S
+HOST_BUSY = ProblemResponse(
+    HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=1
 )
-_LIVENESS_HEADS = (b"GET /-/livez ", b"HEAD /-/livez ")
 
 
-class Admission:
-    """Decides on requests before a thread. Only the main loop calls methods other than `let_in`.
+class Admission(Protocol):
+    """Decides about requests. `enter`, `leave` and `refusal` are thread-safe."""
+
+    over: Mapping[str, object]
+    """The tenants for which `known_refusal` may return a response."""
+
+    def route(self, environ: "WSGIEnvironment", _: object, /) -> Any:
+        """Find out who answers a request. Return the tenant; None for a request of operators."""
+
+    def reads_body(self, environ: "WSGIEnvironment") -> bool:
+        """Whether the app that answers reads the body of the request."""
+
+    def is_quick(self, environ: "WSGIEnvironment") -> bool:
+        """Whether `refusal` waits for nothing and computes little."""
+
+    def refusal(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return the response that the head of a request already determines, or None."""
+
+    def known_refusal(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return the response that every request of a tenant gets now, or None."""
+
+    def max_body_bytes(self, environ: "WSGIEnvironment") -> int | None:
+        """Return the maximum size of a request body; None for no maximum."""
+
+    def enter(self, environ: "WSGIEnvironment") -> Any:
+        """Return the record of a request that may run now, or None if it has to wait.
+
+        The record has `is_in_flight`, and `is_quick`: whether the request is likely to be quick.
+        """
+
+    def leave(self, record: Any) -> None:
+        """Record that a request has ended. Idempotent."""
+
+    def rest_s(self, tenant: str) -> float:
+        """Return the seconds until a tenant's pause ends; 0 without a pause."""
+
+    def busy(self, tenant: str) -> Refusal:
+        """Return the response to a request that has waited too long for its turn."""
+
+    def note_refusal(
+        self,
+        environ: "WSGIEnvironment",
+        tenant: str | None,
+        problem: ProblemResponse,
+        sent_bytes: int,
+    ) -> None:
+        """Count and log a request that the server has answered itself."""
+
+
+class TenantAdmission:
+    """Gives each tenant's requests their turn.
 
     Args:
-        share: the rule of fair share in this process.
-        at: returns the mount at a URL prefix.
-        is_operators: returns whether a socket's own address is the address of the operators'
-            listener.
-        let_in: called on the thread that runs a request, with the tenant that was admitted.
-        refusal: returns the response that every request of a tenant gets now, or None.
-        on_refusal: called for each request that `Admission` refuses before any layer.
+        route: finds the app that answers a request, and puts it into the environ as `TARGET`.
+        accounting: opens and settles the records of requests.
+        in_flight: the requests in flight of this process.
+        over: contains the tenants that may be over their rate.
+        known_over: returns the response that every request of a tenant over its rate gets, or None.
     """
-
-    live = LIVE
-    """The response to a liveness probe while no thread is free, because the worker still works."""
 
     def __init__(
         self,
-        share: FairShare,
-        at: Callable[[str], Mount | None],
-        is_operators: Callable[[object], bool],
-        *,
-        let_in: Callable[[str | None], None] = lambda _: None,
-        refusal: Callable[[str], Refusal | None] = lambda _: None,
-        on_refusal: OnRefusal = lambda *_: None,
+        route: "Callable[[WSGIEnvironment, Any], Any]",
+        accounting: Accounting,
+        in_flight: RequestsInFlight,
+        over: Mapping[str, object],
+        known_over: Callable[[str], Refusal | None],
     ) -> None:
-        self.share = share
-        self.is_operators = is_operators
-        self.let_in = let_in
-        self.refusal = refusal
-        self.on_refusal = on_refusal
-        self._at = at
+        self.app = accounting
+        """The WSGI app behind the admission."""
+        self.route = route
+        self._in_flight = in_flight
+        self._known_over = known_over
+        self.over = over
+        self.enter = accounting.enter
+        self.leave = in_flight.leave
 
-    def tenant_of(self, head: bytes) -> str:
-        """Return the tenant that a request head clearly names, or `LIVENESS`, or `NO_TENANT`."""
-        mount = match_prefix(head, self._at)
-        if mount is not None:
-            return mount.name
-        return LIVENESS if head.startswith(_LIVENESS_HEADS) else NO_TENANT
+    def reads_body(self, environ: "WSGIEnvironment") -> bool:
+        """Whether a mount answers; the host's pages read no body."""
+        return type(environ[TARGET]) is Mount
 
-    @staticmethod
-    def busy(tenant: str) -> ProblemResponse:
-        """Return the response to a request that has waited too long for a slot."""
-        return BUSY if tenant else _HOST_BUSY
+    def is_quick(self, environ: "WSGIEnvironment") -> bool:
+        """Whether the mount needs no build, and its checks wait for nothing."""
+        instance = environ[TARGET].instance
+        if instance is None:
+            return False
+        return instance.head_checks is None or instance.head_checks.is_quick
+
+    def refusal(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return the response that the mount gives to the head of a request, or None."""
+        refusal: Refusal | None = environ[TARGET].refuse_by_head(environ)
+        return refusal
+
+    def known_refusal(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return the 429 to each request of a tenant over its rate; None if the key comes first."""
+        tenant = environ[TARGET].tenant
+        if tenant is None or tenant.clients is not None or tenant.oidc is not None:
+            return None
+        return self._known_over(tenant.name)
+
+    def max_body_bytes(self, environ: "WSGIEnvironment") -> int | None:
+        """Return the tenant's `MAX_CONTENT_LENGTH`."""
+        tenant = environ[TARGET].tenant
+        return None if tenant is None else int(tenant.max_content_length)
+
+    def rest_s(self, tenant: str) -> float:
+        """Return the seconds until the end of the pause of a tenant that computes a lot."""
+        return self._in_flight.share.rest_s(tenant)
+
+    def busy(self, tenant: str) -> Refusal:
+        """Return the 503 of the tenant, or of the host."""
+        return (BUSY if tenant else HOST_BUSY), []
+
+    def note_refusal(
+        self,
+        environ: "WSGIEnvironment",
+        tenant: str | None,
+        problem: ProblemResponse,
+        sent_bytes: int,
+    ) -> None:
+        """Count and log a request that the server has answered itself."""
+        del tenant
+        self.app.note_refusal(environ, problem, sent_bytes)
+
+
+class OpenAdmission:
+    """Admits `threads` requests at once, and refuses none. For applications other than the host."""
+
+    over: Mapping[str, object] = {}
+
+    def __init__(self, threads: int) -> None:
+        self._free = [_Token() for _ in range(threads)]  # `append` and `pop` are atomic
+
+    def route(self, environ: "WSGIEnvironment", _: object, /) -> str | None:
+        """Return one tenant for all requests."""
+        environ[REQUEST_ID] = new_request_id()
+        return ""
+
+    def reads_body(self, environ: "WSGIEnvironment") -> bool:
+        """Return True."""
+        del environ
+        return True
+
+    is_quick = reads_body
+
+    def refusal(self, environ: "WSGIEnvironment") -> Refusal | None:
+        """Return None."""
+        del environ
+        return None
+
+    known_refusal = refusal
+
+    def max_body_bytes(self, environ: "WSGIEnvironment") -> int | None:
+        """Return None."""
+        del environ
+        return None
+
+    def enter(self, environ: "WSGIEnvironment") -> "_Token | None":
+        """Return one of `threads` tokens, or None."""
+        del environ
+        try:
+            token = self._free.pop()
+        except IndexError:
+            return None
+        token.is_in_flight = True
+        return token
+
+    def leave(self, record: "_Token") -> None:
+        """Give a token back."""
+        if record.is_in_flight:
+            record.is_in_flight = False
+            self._free.append(record)
+
+    def rest_s(self, tenant: str) -> float:
+        """Return 0."""
+        del tenant
+        return 0.0
+
+    def busy(self, tenant: str) -> Refusal:
+        """Return a 503."""
+        del tenant
+        return HOST_BUSY, []
+
+    def note_refusal(self, *_: object) -> None:
+        """Do nothing."""
+
+
+class _Token:
+    """The right to run one request."""
+
+    is_quick = True
+    is_in_flight = False

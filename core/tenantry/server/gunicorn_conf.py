@@ -73,7 +73,7 @@ worker_connections = max(16, min(1000, resource.getrlimit(resource.RLIMIT_NOFILE
 
 # The limits of a request head admit every head of a browser, and reject a head that is expensive to
 # parse.
-limit_request_line = 4094
+limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190
 

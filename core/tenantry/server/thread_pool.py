@@ -47,8 +47,13 @@ class ThreadPool(Generic[Item]):
         self._queue: deque[Item] = deque()
         self._is_shut = False
 
-    def do(self, item: Item) -> bool:
-        """Serve an item as soon as a thread is free; return False after `shutdown`."""
+    def do(self, item: Item, *, is_first: bool = False) -> bool:
+        """Serve an item as soon as a thread is free; return False after `shutdown`.
+
+        Args:
+            item: the item.
+            is_first: whether the item comes before all items that wait for a thread.
+        """
         with self._lock:
             if self._is_shut:
                 return False
@@ -57,7 +62,7 @@ class ThreadPool(Generic[Item]):
                 idle_thread.item = item
                 idle_thread.wake.release()
             elif self._count == self._size or not self._start(item):
-                self._queue.append(item)
+                (self._queue.appendleft if is_first else self._queue.append)(item)
         return True
 
     def shutdown(self, wait: bool = False) -> list[Item]:

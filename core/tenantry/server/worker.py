@@ -1,43 +1,43 @@
 """The gunicorn worker, which shares its threads fairly between tenants.
 
-The main loop asks the host's `admission` for the tenant of a request. A request gets a thread at
-its tenant's turn, or is refused without a thread. The scoreboard in shared memory shows the
-requests and builds in flight, so that the master knows the requests in flight of a dead worker.
-`patient_worker` handles slow clients.
+The worker stands on gunicorn's public class `Worker`. `loop` polls, `protocol` follows each
+connection, and the host's `admission` decides. The scoreboard in shared memory shows the requests
+and builds in flight, so that the master knows the requests in flight of a dead worker.
 """
 
 import logging
 import os
+import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from http import HTTPStatus
+from ipaddress import ip_address, ip_network
 from typing import Any
 
-from gunicorn.workers.gthread import TConn
+from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import ThreadWorker
 
-from tenantry.http.problem import ProblemResponse, Refusal
-from tenantry.http.raw_head import LIVENESS, NO_TENANT, is_whole_request, render_response
+from tenantry.http.request_head import HeadLimits, HeadReader
+from tenantry.observability.log_writer import STDERR
 from tenantry.observability.scoreboard import Row, Scoreboard
+from tenantry.server.admission import OpenAdmission
 from tenantry.server.crash_budget import CrashBudget, blame
 from tenantry.server.crash_report import CrashReport
+from tenantry.server.environ import EnvironTemplate
+from tenantry.server.gunicorn_api import custom_hook, why_not_ours
 from tenantry.server.heartbeat import Heartbeat
-from tenantry.server.patient_worker import HEAD_END, Connection, PatientWorker, send_problem
-from tenantry.server.wait_queue import WaitQueue
+from tenantry.server.loop import Loop
+from tenantry.server.protocol import HttpProtocol
+from tenantry.server.serving import Serving
+from tenantry.server.spool import SpoolBudget
 from tenantry.settings import read_settings
-
-BUSY = ProblemResponse(
-    HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=1
-)
-"""The response to waiting requests in a worker that has only stuck threads."""
 
 STUCK_LOOK_S = 1.0
 """Seconds between two checks whether any thread is not stuck."""
 
-GIVE_UP_S = 2
-"""Seconds for which a worker with only stuck threads still answers 503: the time that gunicorn
-gives idle connections for another request."""
+GIVE_UP_S = 2.0
+"""Seconds for which a worker with only stuck threads still answers 503: the time that idle
+connections have for another request."""
 
 SWITCH_INTERVAL_S = 0.0005
 """Seconds that a computing thread keeps the interpreter lock while another thread waits for the
@@ -46,20 +46,37 @@ tenant had 0.71 of its calm throughput and 1.5 times its calm p99. With Python's
 the other tenant had 0.29 of its calm throughput and 4.8 times its calm p99; with 1 ms, 0.31 of its
 calm throughput and 2 times its calm p99."""
 
+SPARE_THREADS = 2
+"""Threads beside those that run requests: the leader, and its successor."""
+
 _logger = logging.getLogger(__name__)
 
 
-class TenantWorker(PatientWorker):
-    """gunicorn's `worker_class`, created in the master and run in its own process."""
+class TenantWorker(Worker):  # type: ignore[misc]
+    """gunicorn's `worker_class`, created in the master and run in its own process.
+
+    The main thread handles signals and watches the leader; it runs no tenant's code.
+    """
 
     tmp: Heartbeat
+    alive: bool
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __new__(cls, *args: Any, **_: Any) -> Any:
+        """Return a worker, or gunicorn's threaded worker where ours cannot serve."""
+        app, cfg, log = args[3], args[5], args[6]
+        reason = why_not_ours(cfg)
+        if not reason:
+            return super().__new__(cls)
+        if getattr(app, "other_worker_reason", None) != reason:  # one object for all workers
+            app.other_worker_reason = reason
+            log.warning("gunicorn's threaded worker serves instead of Tenantry's: %s.", reason)
+        return ThreadWorker(*args)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._loop: Loop | None = None
         self._is_given_up = False
         self._next_stuck_look = 0.0  # on the monotonic clock
-        self.admission: Any = None
-        self.wait_queue: WaitQueue[Connection] | None = None
         # The master runs `__init__` before the fork, and creates one scoreboard for all workers,
         # including workers after a HUP.
         self.app.scoreboard = getattr(self.app, "scoreboard", None) or Scoreboard()
@@ -96,22 +113,121 @@ class TenantWorker(PatientWorker):
         finally:
             is_loaded.set()
             heart.join()
-        self.admission = getattr(self.wsgi, "admission", None)
-        if self.admission is not None:
-            self.wait_queue = WaitQueue(self.admission.share)
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin to stop the worker, and call `Host.stop` before the last requests have finished."""
-        stop = getattr(getattr(self, "wsgi", None), "stop", None)
+    def _beat_until(self, is_loaded: threading.Event) -> None:
+        while not is_loaded.wait(1.0):
+            self.notify()
+
+    # -- serving ----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the worker is told to stop, then let its requests end."""
+        cfg = self.cfg
+        admission = getattr(self.wsgi, "admission", None) or OpenAdmission(cfg.threads)
+        folder = getattr(self.wsgi, "spool_folder", None)
+        serving = Serving(SpoolBudget(folder), keeps_alive=bool(cfg.keepalive))
+        limits = HeadLimits(
+            cfg.limit_request_line or HeadLimits().line_bytes,
+            cfg.limit_request_fields,
+            cfg.limit_request_field_size or HeadLimits().field_bytes,
+        )
+        reader = HeadReader(limits, "refuse" if cfg.header_map == "refuse" else "drop")
+        # First requests of tenants may exceed `threads`, but not twice over (`FairShare`).
+        max_threads = 2 * cfg.threads + SPARE_THREADS
+        app = getattr(admission, "app", self.wsgi)
+        protocol = HttpProtocol(app, admission, serving, reader, self, max_threads=max_threads)
+        self._loop = protocol.loop
+        protocol.loop.start([(one, self._template(one)) for one in self.sockets])
+        protocol.loop.watch_leader(self._is_serving)
+        self._end(protocol)
+
+    def _is_serving(self) -> bool:
+        return bool(self.alive) and self._is_parent_alive()
+
+    def _is_parent_alive(self) -> bool:
+        if self.ppid == os.getppid():
+            return True
+        self.log.info("Parent changed, shutting down: %s", self)
+        return False
+
+    def _template(self, sock: socket.socket) -> EnvironTemplate:
+        local = sock.getsockname()
+        is_operators: Any = getattr(self.wsgi, "is_operators_listener", None)
+        return EnvironTemplate(
+            local,
+            is_multiprocess=self.cfg.workers > 1,
+            is_for_operators=is_operators is not None and is_operators(local),
+            proxy_mode=self.cfg.proxy_protocol or "off",
+            is_proxy_trusted=_TrustedPeers(self.cfg.proxy_allow_ips),
+        )
+
+    def _end(self, protocol: HttpProtocol) -> None:
+        """Stop accepting, and wait until no connection is open or the time is up."""
+        if not self._is_given_up:
+            self._note_stopping()  # the worker may have reached `max_requests`
+        stop: Any = getattr(self.wsgi, "stop", None)
         if stop is not None:
             stop()
+        loop = protocol.loop
+        protocol.must_stop = True
+        loop.check_soon()
+        limit_s = GIVE_UP_S if self._is_given_up else self.cfg.graceful_timeout
+        deadline = time.monotonic() + limit_s
+        loop.watch_leader(lambda: not protocol.has_ended and time.monotonic() < deadline)
+        for one in self.sockets:
+            one.close()
+        if self._is_given_up:
+            STDERR.flush()
+            os._exit(1)  # not a normal end, so the tenants of stuck threads get strikes
+
+    def request_hooks(self) -> tuple[Any, Any, bool] | None:
+        """Return `pre_request`, `post_request` and whether gunicorn logs accesses, or None."""
+        hooks = custom_hook(self.cfg, "pre_request"), custom_hook(self.cfg, "post_request")
+        logs = bool(self.cfg.accesslog) or bool(getattr(self.cfg, "logconfig_dict", None))
+        return (*hooks, logs) if any(hooks) or logs else None
+
+    def end_soon(self) -> None:
+        """Stop the worker, which has reached `max_requests`."""
+        if self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+
+    def on_check(self) -> None:
+        """Show that the worker works, and look for threads that hang."""
+        self.notify()
+        now = time.monotonic()
+        if now >= self._next_stuck_look and self.alive:
+            self._next_stuck_look = now + STUCK_LOOK_S
+            self._look_for_threads()
+
+    def _look_for_threads(self) -> None:
+        """Stop the worker if every thread has a request that hangs in its app over its deadline.
+
+        The loop of a stopping worker answers 503 to waiting requests, and gunicorn starts another
+        worker.
+        """
+        count_held = getattr(self.wsgi, "count_held_threads", lambda: 0)
+        if count_held() >= self.cfg.threads:
+            _logger.error("worker.given_up", extra={"stuck": self.cfg.threads})
+            self._is_given_up, self.alive = True, False
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Begin to stop the worker."""
         self._note_stopping()
         super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.stop_waiting()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Stop the worker immediately."""
         self._note_stopping()
         super().handle_quit(sig, frame)
+
+    def _note_stopping(self) -> None:
+        if self.row is not None:
+            self.row.stop()
 
     def note_exit(self) -> None:
         """Record the tenants that may have ended the worker, and free the worker's row.
@@ -134,159 +250,17 @@ class TenantWorker(PatientWorker):
             self.row.free()
             self.crash_report.close()
 
-    def _note_stopping(self) -> None:
-        if self.row is not None:
-            self.row.stop()
 
-    def _beat_until(self, is_loaded: threading.Event) -> None:
-        while not is_loaded.wait(1.0):
-            self.notify()
+class _TrustedPeers:
+    """Whether a peer may send a PROXY line: gunicorn's `proxy_allow_ips`."""
 
-    # -- whose turn it is, in the main loop ----------------------------------------------------
+    def __init__(self, allowed: list[str]) -> None:
+        self._is_any = "*" in allowed
+        self._networks = [] if self._is_any else [ip_network(one) for one in allowed if one]
 
-    def is_answered(self, conn: Connection, head: bytes) -> bool:
-        """Refuse the next request of a kept-alive connection without a thread, if possible."""
-        tenant = None if self.admission is None else conn.tenant
-        refusal = None if tenant is None else self.admission.refusal(tenant)
-        if refusal is None or not self.alive:
-            return False
-        if not is_whole_request(head) or self.admission.tenant_of(head) != tenant:
-            return False
-        data = render_response(refusal[0], head, refusal[1], keep_alive=True)
-        self.admission.on_refusal(tenant, head, data)
-        conn.set_timeout()
-        self.keepalived_conns.remove(conn)
-        self.keepalived_conns.append(conn)  # the queue is in the order of timeouts
-        try:
-            is_sent = conn.raw.send(data) == len(data)
-        except OSError:
-            is_sent = False
-        if not is_sent:
-            self.end_waiting(conn, self.keepalived_conns)
-        return True
-
-    def take_turn(self, conn: Connection) -> None:
-        """Give the connection to a thread, or let the connection wait for its tenant's turn."""
-        conn.tenant = None
-        if self.wait_queue is not None and isinstance(conn, Connection):  # not TLS
-            if not self.admission.is_operators(conn.server):
-                tenant = conn.tenant = self.admission.tenant_of(conn.head)
-                if (refusal := self._refusal(self.wait_queue, tenant)) is not None:
-                    self._turn_away(conn, tenant, *refusal)
-                    return
-            if not self.wait_queue.arrive(conn.tenant, conn):
-                return
-        self.hand_over(conn)
-
-    def _refusal(self, wait_queue: WaitQueue[Connection], tenant: str) -> Refusal | None:
-        """Return the response that refuses the tenant's next request without a thread, or None."""
-        if tenant == LIVENESS:
-            return None if wait_queue.may_run(tenant) else (self.admission.live, [])
-        refusal: Refusal | None = self.admission.refusal(tenant)
-        if refusal is None and wait_queue.is_full(tenant):
-            return self.admission.busy(tenant), []
-        return refusal
-
-    def _turn_away(
-        self,
-        conn: Connection,
-        tenant: str,
-        problem: ProblemResponse,
-        headers: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        """Answer without a thread; keep the connection if the head is a whole request."""
-        end = conn.head.find(HEAD_END) + len(HEAD_END)
-        head, rest = conn.head[:end], conn.head[end:]
-        has_room = len(self.keepalived_conns) < self.max_keepalived
-        is_kept = self.alive and has_room and is_whole_request(head)
-        data = render_response(problem, head, headers, keep_alive=is_kept)
-        if tenant not in (NO_TENANT, LIVENESS):
-            self.admission.on_refusal(tenant, head, data)
-        try:
-            is_sent = conn.raw.send(data) == len(data)
-        except OSError:
-            is_sent = False
-        if not is_sent:  # the client has left or does not read
-            self.drop(conn)
-        elif not is_kept:
-            self.linger(conn)
-        elif rest:
-            self.method_queue.defer(self.await_head, conn, rest)  # after the events that wait now
-        else:
-            conn.head = b""
-            self.keep(conn)
-
-    def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Wait for events, at most until a queued request may run or has waited too long."""
-        left_s = None if self.wait_queue is None else self.wait_queue.left_s()
-        super().wait_for_and_dispatch_events(timeout if left_s is None else min(timeout, left_s))
-        if self.wait_queue is not None and left_s is not None:
-            for conn in self.wait_queue.ready():
-                self.hand_over(conn)
-            for tenant, conn in self.wait_queue.expired():
-                self._turn_away(conn, tenant, self.admission.busy(tenant))
-
-    def end_turn(self, conn: TConn) -> None:
-        """Start the queued requests that may run after the end of a request."""
-        if self.wait_queue is None or not isinstance(conn, Connection):
-            return
-        others = self.wait_queue.end(conn.tenant)
-        for other in others:
-            self.hand_over(other)
-        if not others and self.wait_queue.left_s() is not None:
-            # Wakes the main loop, because a pause may have begun.
-            self.method_queue.defer(lambda: None)
-
-    def _cap_keepalive(self, deadline: float) -> None:
-        super()._cap_keepalive(deadline)
-        if not self._is_given_up:
-            self._note_stopping()  # the worker may have reached `max_requests`
-
-    def handle(self, conn: TConn) -> Any:
-        """Serve one request that the main loop has admitted, in the calling thread."""
-        if self.wait_queue is not None and isinstance(conn, Connection):
-            self.admission.let_in(conn.tenant)
-        return super().handle(conn)
-
-    # -- when all threads are stuck -------------------------------------------------------------
-
-    def run(self) -> None:
-        """Serve until the end of the worker, without waiting for stuck threads."""
-        super().run()
-        if self._is_given_up:
-            os._exit(1)  # not a normal end, so the tenants of stuck threads get strikes
-
-    def murder_pending(self) -> None:
-        """End connections that have waited too long, and check for stuck threads every second."""
-        super().murder_pending()
-        now = time.monotonic()
-        if now >= self._next_stuck_look and self.alive:
-            self._next_stuck_look = now + STUCK_LOOK_S
-            self._look_for_threads()
-
-    def _look_for_threads(self) -> None:
-        """Stop the worker if every thread has a request that hangs in its app over its deadline.
-
-        The main loop of a stopping worker answers 503 to queued requests, and gunicorn starts
-        another worker.
-        """
-        count_held = getattr(getattr(self, "wsgi", None), "count_held_threads", lambda: 0)
-        if count_held() < self.cfg.threads:
-            return
-        _logger.error("worker.given_up", extra={"stuck": self.cfg.threads})
-        self._is_given_up, self.alive = True, False
-        self.cfg.set("graceful_timeout", GIVE_UP_S)  # sets the timeout of this process only
-        getattr(self.wsgi, "stop", lambda: None)()
-        for conn in self.tpool.shutdown():
-            self.enqueue_req(conn)
-
-    def enqueue_req(self, conn: TConn) -> None:
-        """Give a request to a thread, or refuse the request if no thread will become free."""
-        if self._is_given_up and isinstance(conn, Connection):
-            self.method_queue.defer(self._give_up, conn)
-        else:
-            super().enqueue_req(conn)
-
-    def _give_up(self, conn: Connection) -> None:
-        send_problem(conn.raw, BUSY)
-        self.linger(conn)
+    def __call__(self, peer: Any) -> bool:
+        """Whether the peer of a connection is trusted; a peer on a Unix socket is."""
+        if self._is_any or not isinstance(peer, tuple):
+            return True
+        address = ip_address(peer[0])
+        return any(address in network for network in self._networks)

@@ -1,0 +1,259 @@
+"""A client's connection: its socket, what has arrived, and what still has to be sent.
+
+The socket never blocks. One thread at a time uses a connection: the leader of the loop, or the
+thread to which the leader has given the connection's request.
+"""
+
+import select
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from tenantry.http.response_close import ResponseCutError
+from tenantry.server.spool import Spool
+
+if TYPE_CHECKING:
+    from tenantry.server.exchange import Exchange
+
+PATIENCE_S = 30.0
+"""Seconds that a client may take for a request body, and for a response, before the first bytes
+count."""
+
+LEAST_BYTES_PER_S = 1024
+"""Number of bytes for which a client gets another second, enough for a bad mobile connection."""
+
+SPOOLED_BYTES = 16 << 20
+"""Maximum bytes of one response that wait for a slow client without a thread. The thread of a
+longer response waits for the client."""
+
+SEND_BYTES = 256 << 10
+"""Bytes of a waiting response that are handed to the system at once."""
+
+HEAD, BODY, BUSY, SENDING, LINGERING, CLOSED = range(6)
+"""States of a connection: its request head arrives, its request body arrives, its request is
+decided or served, its response is sent without a thread, it drains, it is closed."""
+
+
+class Connection:
+    """One connection, from `accept` to `close`.
+
+    Args:
+        sock: the socket, which must not block.
+        peer: the address of the client, or of the proxy in front.
+        listener: what all requests of the connection have in common.
+    """
+
+    __slots__ = (
+        "buffer", "deadline", "drained_bytes", "exchange", "fd", "has_proxy_line", "is_waiting",
+        "listener", "mask", "moved_bytes", "outbox", "peer", "proxied", "searched_bytes",
+        "sent_bytes", "sent_exchange", "since", "sock", "socket_for_app", "state",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, peer: Any, listener: Any) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.peer = peer
+        self.listener = listener
+        self.proxied: dict[str, str] = {}
+        """Environ keys from the connection's PROXY line."""
+        self.has_proxy_line = False
+        self.state = HEAD
+        self.mask = 0
+        """Events that the poller waits for; 0 if the poller does not know the connection."""
+        self.buffer = b""
+        """Bytes that have arrived, and that no request has taken."""
+        self.searched_bytes = 0
+        self.exchange: Exchange | None = None
+        """The request that is received, waits or runs."""
+        self.sent_exchange: Exchange | None = None
+        """The request whose response is being sent."""
+        self.socket_for_app = HijackableSocket(self)
+        self.outbox: _Outbox | None = None
+        self.sent_bytes = 0
+        """Bytes of all responses that the system has accepted."""
+        self.is_waiting = False
+        """Whether the thread of the request waits for the client."""
+        self.deadline = 0.0
+        """When the connection is given up, in seconds of the monotonic clock."""
+        self.since = 0.0
+        """When the client's current body or response began to move."""
+        self.moved_bytes = 0
+        self.drained_bytes = 0
+
+    def receive(self, size_bytes: int) -> bytes | None:
+        """Return bytes that have arrived; None if there are none; empty at the end."""
+        try:
+            return self.sock.recv(size_bytes)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def begin_moving(self, now: float) -> None:
+        """Begin to measure the speed of the client."""
+        self.since, self.moved_bytes = now, 0
+        self.deadline = now + PATIENCE_S
+
+    def note_moved(self, size_bytes: int) -> None:
+        """Give the client more time for the bytes that have moved."""
+        self.moved_bytes += size_bytes
+        self.deadline = self.since + PATIENCE_S + self.moved_bytes / LEAST_BYTES_PER_S
+
+    # -- what is sent ---------------------------------------------------------------------------
+
+    def send(self, data: bytes, exchange: "Exchange") -> None:
+        """Send bytes, and keep what the client does not accept yet for `flush`.
+
+        Raises:
+            ResponseCutError: the client has left, or reads too slowly.
+        """
+        rest = memoryview(data)
+        if self.outbox is None:
+            try:  # as `_send_some`, which is one call more for each response
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise ResponseCutError("the client has left") from error
+            self.sent_bytes += sent
+            if sent == len(data):
+                return
+            self.begin_moving(time.monotonic())
+            rest = rest[sent:]
+        self._keep(rest, exchange)
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        """Send what the client accepts now; return the number of bytes."""
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise ResponseCutError("the client has left") from error
+        self.sent_bytes += sent
+        return sent
+
+    def _keep(self, rest: memoryview, exchange: "Exchange") -> None:
+        """Add bytes to those that wait for the client; if there is no room, wait, too."""
+        while rest:
+            if self.flush():
+                sent = self._send_some(rest)
+                self.note_moved(sent)
+                rest = rest[sent:]
+                if sent:
+                    continue
+            if self.outbox is None:
+                self.outbox = _Outbox(exchange.new_spool())
+            if self.outbox.add(rest):
+                return
+            self._wait_for_client()
+
+    def flush(self) -> bool:
+        """Send bytes that wait, as many as the client accepts now; return whether none is left.
+
+        Raises:
+            ResponseCutError: the client has left.
+        """
+        outbox = self.outbox
+        if outbox is None:
+            return True
+        while data := outbox.peek(SEND_BYTES):
+            sent = self._send_some(data)
+            outbox.skip(sent)
+            self.note_moved(sent)
+            if sent < len(data):
+                return False
+        outbox.close()
+        self.outbox = None
+        return True
+
+    def _wait_for_client(self) -> None:
+        """Wait until the client accepts bytes.
+
+        Raises:
+            ResponseCutError: the client does not accept bytes in time.
+        """
+        left_s = self.deadline - time.monotonic()
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        self.is_waiting = True
+        try:
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                raise ResponseCutError("the client reads its response too slowly")
+        finally:
+            self.is_waiting = False
+
+    @property
+    def is_hijacked(self) -> bool:
+        """Whether the app of the running request uses the socket itself."""
+        return self.exchange is not None and self.exchange.is_hijacked
+
+    def send_last(self, data: bytes) -> None:
+        """Send bytes without waiting, as the end of the connection's last response."""
+        with suppress(OSError):  # the client has left or does not read
+            self.sock.send(data)
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the connection. Idempotent."""
+        self.state = CLOSED
+        if self.outbox is not None:
+            self.outbox.close()
+            self.outbox = None
+        with suppress(OSError):
+            self.sock.close()
+
+
+class _Outbox:
+    """The bytes of a response that the client does not accept yet."""
+
+    __slots__ = ("_position", "_spool")
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._position = 0
+
+    def add(self, data: bytes | memoryview) -> bool:
+        """Add bytes; return False if there is no room."""
+        return self._spool.size_bytes + len(data) <= SPOOLED_BYTES and self._spool.write(data)
+
+    def peek(self, size_bytes: int) -> bytes:
+        """Return the next bytes."""
+        return self._spool.read_at(self._position, size_bytes)
+
+    def skip(self, size_bytes: int) -> None:
+        """Drop bytes that were sent."""
+        self._position += size_bytes
+
+    def close(self) -> None:
+        """Free the bytes."""
+        self._spool.close()
+
+
+_HARMLESS = frozenset({"family", "getpeername", "getsockname", "proto", "type"})
+"""What an app may ask a socket without taking it over."""
+
+
+class HijackableSocket:
+    """The client's socket for an app that takes over the connection, such as for a WebSocket.
+
+    The first use hijacks the connection: from then on, the socket waits like any other socket, and
+    the server sends nothing more and closes the connection after the request.
+
+    Args:
+        connection: the client's connection.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        sock, exchange = self._connection.sock, self._connection.exchange
+        is_hijacking = name not in _HARMLESS and exchange is not None
+        if is_hijacking and exchange is not None and not exchange.is_hijacked:
+            exchange.is_hijacked = True
+            sock.setblocking(True)
+        return getattr(sock, name)

@@ -1,0 +1,333 @@
+"""The event loop of a worker: one thread at a time polls the connections, and runs quick requests.
+
+Leader and followers (Schmidt, O'Ryan, Kircher and Pyarali 2000): the leader polls, reads what has
+arrived, and runs a request itself. If a request takes longer than `LONG_S`, the watcher appoints
+another leader, so the other connections do not wait. Handing each request to a thread and back
+took half of a small request's processor time.
+
+The state of connections belongs to the leader. Another thread returns a connection with `call`.
+"""
+
+import errno
+import logging
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from tenantry.server.connection import CLOSED, Connection
+from tenantry.server.thread_pool import ThreadPool
+
+LONG_S = 0.005
+"""Seconds that a request may keep the leader from polling: ten times the switch interval."""
+
+MAX_EVENTS = 64
+"""Maximum number of events of one poll. The events that a leader leaves come again."""
+
+OUT_OF_RESOURCES_PAUSE_S = 1.0
+"""Seconds without `accept` after the process has run out of file descriptors."""
+
+FAULT_PAUSE_S = 0.1
+"""Seconds that the leader waits after a fault of its own, which may come again."""
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PARKED_AFTER_S = 0.05
+
+_logger = logging.getLogger(__name__)
+
+
+class Handler(Protocol):
+    """What the loop calls, always on the leader's thread, except `serve`."""
+
+    @property
+    def ready(self) -> Mapping[int, Callable[[Connection], object]]:
+        """State of a connection → what continues with a connection that can be read or written."""
+
+    def on_accept(self, sock: socket.socket, peer: Any, listener: Any) -> None:
+        """Begin a new connection."""
+
+    def on_fault(self, connection: Connection) -> None:
+        """Give up a connection after an exception."""
+
+    def on_check(self, now: float) -> float:
+        """Check time limits and waiting requests; return when to check again."""
+
+    def serve(self, item: Any) -> None:
+        """Serve a request in a thread of its own."""
+
+
+class _Lead:
+    """The item of the thread pool that makes a thread the leader."""
+
+
+_LEAD = _Lead()
+
+
+class Loop:
+    """The poller and the threads of a worker, from `start` until the end of the process.
+
+    Args:
+        handler: handles the events.
+        max_threads: maximum number of threads, including the leader.
+    """
+
+    def __init__(self, handler: Handler, *, max_threads: int) -> None:
+        self._handler = handler
+        self._pool: ThreadPool[Any] = ThreadPool(max_threads, self._run_item)
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._listeners: dict[int, tuple[socket.socket, Any]] = {}
+        self._is_accepting = False
+        self._accepts_from = 0.0  # monotonic time; in the future while out of descriptors
+        self.connections: dict[int, Connection] = {}
+        """The open connections by file descriptor, oldest first; for the leader only."""
+        self._calls: deque[tuple[Any, ...]] = deque()  # function, connection, further arguments
+        self._is_polling = False
+        self._lock = threading.Lock()  # protects `_leader` and `_inline_since`
+        self._leader = 0  # identifier of the leader's thread; 0 while a thread takes over
+        self._inline_since = 0.0  # when the leader began to run a request; 0 while it polls
+        self._is_watched = True
+        self._activity = threading.Event()
+        self.check_at = 0.0
+        """When `Handler.on_check` is due, in seconds of the monotonic clock."""
+        self.now = time.monotonic()
+        """When the last poll ended, in seconds of the monotonic clock."""
+
+    # -- called by the worker's main thread -----------------------------------------------------
+
+    def start(self, listeners: list[tuple[socket.socket, Any]]) -> None:
+        """Accept connections from the listeners, and appoint the first leader."""
+        for sock, facts in listeners:
+            sock.setblocking(False)
+            self._listeners[sock.fileno()] = (sock, facts)
+        self.accept_connections(True)
+        self._pool.do(_LEAD)
+
+    def watch_leader(self, is_wanted: Callable[[], bool]) -> None:
+        """Appoint another leader whenever a request takes long, while `is_wanted` returns True."""
+        seen_at = time.monotonic()
+        while is_wanted():
+            since, now = self._inline_since, time.monotonic()
+            if since:
+                seen_at = now
+                left_s = since + LONG_S - now
+                if left_s <= 0:
+                    self._depose(since)
+                    left_s = LONG_S
+                time.sleep(left_s)
+            elif now - seen_at < _PARKED_AFTER_S:
+                time.sleep(LONG_S)
+            else:
+                self._park()
+                seen_at = time.monotonic()
+
+    def _park(self) -> None:
+        """Wait for the next request, without waking up 200 times a second for nothing."""
+        self._activity.clear()
+        self._is_watched = False
+        if not self._inline_since:  # read after `_is_watched` is written
+            self._activity.wait(1.0)
+        self._is_watched = True
+
+    def _depose(self, since: float) -> None:
+        with self._lock:
+            if self._inline_since != since:
+                return
+            self._inline_since, self._leader = 0.0, 0
+        self._pool.do(_LEAD, is_first=True)
+
+    def stop_waiting(self) -> None:
+        """End the wait of `watch_leader`, so that it asks `is_wanted` at once."""
+        self._activity.set()
+
+    # -- called by any thread -------------------------------------------------------------------
+
+    def call(self, function: Callable[..., object], connection: Connection, *rest: Any) -> None:
+        """Call a function for a connection on the leader's thread soon. Thread-safe."""
+        self._calls.append((function, connection, *rest))
+        if self._is_polling:
+            self.wake()
+
+    def check_soon(self) -> None:
+        """Let the leader call `Handler.on_check` soon. Thread-safe."""
+        self.check_at = 0.0
+        self.wake()
+
+    def wake(self) -> None:
+        """End the leader's wait. Thread-safe."""
+        with suppress(OSError):  # the counter is full, so the leader wakes up anyway
+            os.eventfd_write(self._wake_fd, 1)
+
+    def hand_off(self, item: Any) -> None:
+        """Let another thread serve a request."""
+        self._pool.do(item)
+
+    # -- called by the leader -------------------------------------------------------------------
+
+    def run_inline(self, function: Callable[[Any], object], item: Any) -> bool:
+        """Run a request on the leader's thread; return whether the thread is still the leader."""
+        self._inline_since = time.monotonic()
+        if not self._is_watched:
+            self._activity.set()
+        function(item)
+        with self._lock:
+            is_leader = self._leader == threading.get_ident()
+            if is_leader:
+                self._inline_since = 0.0
+        return is_leader
+
+    def guard(self, function: Callable[..., object], connection: Connection, *rest: object) -> None:
+        """Call a function for a connection. An exception ends only the connection."""
+        try:
+            function(connection, *rest)
+        except BaseException:  # noqa: BLE001 - logged in `_give_up`
+            self._give_up(connection)
+
+    def watch(self, connection: Connection, mask: int) -> None:
+        """Report the events of `mask` from now on."""
+        if connection.mask == mask:
+            return
+        if connection.mask:
+            self._epoll.modify(connection.fd, mask)
+        else:
+            self._epoll.register(connection.fd, mask)
+        connection.mask = mask
+
+    def unwatch(self, connection: Connection) -> None:
+        """Report no more events of a connection."""
+        if connection.mask:
+            connection.mask = 0
+            with suppress(OSError):  # the connection is closed
+                self._epoll.unregister(connection.fd)
+
+    def forget(self, connection: Connection) -> None:
+        """Close a connection."""
+        if self.connections.get(connection.fd) is connection:  # not the next one with its number
+            del self.connections[connection.fd]
+        connection.mask = 0  # closing a socket removes it from the poller
+        connection.close()
+
+    def accept_connections(self, is_accepting: bool) -> None:
+        """Accept new connections, or leave them to other workers."""
+        if is_accepting == self._is_accepting or (is_accepting and self.now < self._accepts_from):
+            return
+        self._is_accepting = is_accepting
+        for fd in self._listeners:
+            if is_accepting:
+                # Without EPOLLEXCLUSIVE, which gave all connections of an idle host to one worker.
+                self._epoll.register(fd, select.EPOLLIN)
+            else:
+                self._epoll.unregister(fd)
+
+    @property
+    def lacks_resources(self) -> bool:
+        """Whether the process has just run out of file descriptors."""
+        return self.now < self._accepts_from
+
+    def stop_accepting(self) -> None:
+        """Accept no more connections."""
+        self.accept_connections(False)
+        self._listeners.clear()
+
+    # -- the leader -----------------------------------------------------------------------------
+
+    def _run_item(self, item: Any) -> None:
+        if item is _LEAD:
+            self._lead()
+        else:
+            self._handler.serve(item)
+
+    def _lead(self) -> None:
+        """Poll until another thread becomes the leader."""
+        own = threading.get_ident()
+        with self._lock:
+            self._leader = own
+        while True:
+            try:
+                if not self._poll_once(own):
+                    return
+            except Exception:  # the loop of all tenants must go on
+                _logger.exception("worker.loop_failed")
+                time.sleep(FAULT_PAUSE_S)
+
+    def _poll_once(self, own: int) -> bool:
+        """Handle the events of one poll; return whether the thread is still the leader."""
+        handler, connections = self._handler, self.connections
+        self._is_polling = True
+        # A call that was added before `_is_polling` was True has woken nobody.
+        timeout_s = 0.0 if self._calls else max(self.check_at - time.monotonic(), 0.0)
+        events = self._epoll.poll(timeout_s, MAX_EVENTS)
+        self._is_polling = False
+        self.now = time.monotonic()
+        for fd, _ in events:
+            connection = connections.get(fd)
+            if connection is None:
+                self._handle_other(fd)
+            else:
+                try:
+                    handler.ready[connection.state](connection)
+                except BaseException:  # noqa: BLE001 - logged in `_give_up`
+                    self._give_up(connection)
+            if self._leader != own:
+                return False
+        if self._calls and not self._run_calls(own):
+            return False
+        if self.now >= self.check_at:
+            self.check_at = handler.on_check(self.now)
+        return self._leader == own
+
+    def _handle_other(self, fd: int) -> None:
+        if fd == self._wake_fd:
+            with suppress(BlockingIOError):
+                os.eventfd_read(fd)
+        else:
+            self._accept(fd)
+
+    def _run_calls(self, own: int) -> bool:
+        for _ in range(len(self._calls)):
+            try:
+                function, connection, *rest = self._calls.popleft()
+            except IndexError:
+                break
+            if connection.state == CLOSED:
+                continue
+            self.guard(function, connection, *rest)
+            if self._leader != own:
+                return False
+        return True
+
+    def _give_up(self, connection: Connection) -> None:
+        """Close a connection after an exception, which ends nothing else."""
+        _logger.error("worker.connection_failed", exc_info=sys.exc_info())
+        try:
+            self._handler.on_fault(connection)
+        finally:
+            self.forget(connection)
+
+    def _accept(self, fd: int) -> None:
+        sock, facts = self._listeners.get(fd, (None, None))
+        if sock is None:
+            return
+        try:
+            client, peer = sock.accept()
+        except OSError as error:
+            if error.errno in _OUT_OF_RESOURCES:
+                _logger.warning(
+                    "worker.accept_failed",
+                    extra={"reason": f"{error}; raise `ulimit -n` or lower worker_connections."},
+                )
+                self.accept_connections(False)
+                self._accepts_from = self.now + OUT_OF_RESOURCES_PAUSE_S
+            return
+        client.setblocking(False)
+        try:
+            self._handler.on_accept(client, peer, facts)
+        except BaseException:  # noqa: BLE001 - logged in `_give_up`
+            self._give_up(self.connections[client.fileno()])

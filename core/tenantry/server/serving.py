@@ -1,0 +1,26 @@
+"""What all exchanges of a worker share."""
+
+from email.utils import formatdate
+
+from tenantry.server.spool import SpoolBudget
+
+
+class Serving:
+    """The state of a worker that responses depend on. The leader of the loop writes it.
+
+    Args:
+        budget: the room for bodies of requests and responses.
+        keeps_alive: whether connections stay open after a response.
+    """
+
+    def __init__(self, budget: SpoolBudget, *, keeps_alive: bool) -> None:
+        self.budget = budget
+        self.keeps_alive = keeps_alive
+        """False once the worker stops."""
+        self.date = ""
+        """The present time for the `Date` field (RFC 9110 §5.6.7), at most half a second late."""
+        self.update_date()
+
+    def update_date(self) -> None:
+        """Set `date` to the present time."""
+        self.date = formatdate(usegmt=True)

@@ -1,0 +1,163 @@
+"""Keeps bodies of requests and responses outside of threads: in memory, then in temporary files.
+
+One budget bounds both for a whole worker. A tenant may use as much of the budget as is left over,
+so the bodies of one tenant always leave room for another tenant's (Choudhury and Hahne 1998).
+"""
+
+import os
+import threading
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+MEMORY_BYTES = 64 << 20
+"""Bytes of bodies that a worker keeps in memory."""
+
+DISK_BYTES = 1 << 30
+"""Bytes of bodies that a worker keeps in temporary files."""
+
+ITEM_MEMORY_BYTES = 512 << 10
+"""Bytes of one body above which the body goes to a temporary file."""
+
+
+def spool_folder(data_dir: Path) -> Path:
+    """Return the folder of the temporary files of a host's workers."""
+    return data_dir / ".spool"
+
+
+class SpoolBudget:
+    """The room for all bodies of a worker. Thread-safe.
+
+    Args:
+        folder: the folder of the temporary files; None for the system's folder.
+        memory_bytes: room in memory.
+        disk_bytes: room in temporary files.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+        disk_bytes: int = DISK_BYTES,
+    ) -> None:
+        self.folder = folder
+        self.memory = _Room(memory_bytes)
+        self.disk = _Room(disk_bytes)
+
+
+class _Room:
+    """Bytes that tenants share."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._lock = threading.Lock()  # protects the numbers
+        self._free_bytes = size_bytes
+        self._used: dict[str, int] = {}
+
+    def take(self, tenant: str, size_bytes: int) -> bool:
+        """Reserve bytes for a tenant; return False if the tenant may not have them now."""
+        if not size_bytes:
+            return True
+        with self._lock:
+            used = self._used.get(tenant, 0) + size_bytes
+            if used > self._free_bytes - size_bytes:
+                return False
+            self._free_bytes -= size_bytes
+            self._used[tenant] = used
+            return True
+
+    def give_back(self, tenant: str, size_bytes: int) -> None:
+        """Free reserved bytes."""
+        if not size_bytes:
+            return
+        with self._lock:
+            self._free_bytes += size_bytes
+            left = self._used[tenant] - size_bytes
+            if left:
+                self._used[tenant] = left
+            else:
+                del self._used[tenant]
+
+
+class Spool:
+    """One body: bytes are added at the end, and read from any position. `close` frees the room.
+
+    Not thread-safe: one thread at a time uses a spool.
+    """
+
+    __slots__ = ("_budget", "_file", "_memory", "_tenant", "size_bytes")
+
+    def __init__(self, budget: SpoolBudget, tenant: str) -> None:
+        self._budget = budget
+        self._tenant = tenant
+        self._memory: BytesIO | None = BytesIO()
+        self._file: IO[bytes] | None = None
+        self.size_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> bool:
+        """Add bytes at the end; return False, and add nothing, if the budget has no room.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        size = len(data)
+        if self._memory is not None:
+            fits = self.size_bytes + size <= ITEM_MEMORY_BYTES
+            if fits and self._budget.memory.take(self._tenant, size):
+                self._memory.write(data)
+                self.size_bytes += size
+                return True
+        moved = 0 if self._memory is None else self.size_bytes
+        if not self._budget.disk.take(self._tenant, moved + size):
+            return False
+        try:
+            file = self._file or self._move_to_file()
+            file.write(data)
+        except OSError:
+            self._budget.disk.give_back(
+                self._tenant, size if self._memory is None else moved + size
+            )
+            raise
+        self.size_bytes += size
+        return True
+
+    def _move_to_file(self) -> IO[bytes]:
+        """Move the bytes from memory to a temporary file, for which there is room."""
+        folder = self._budget.folder
+        if folder is not None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The file has no name, so a dead worker leaves none.
+        file = TemporaryFile(dir=folder)  # noqa: SIM115 - `close` closes the file
+        memory = self._memory
+        if memory is not None:
+            file.write(memory.getvalue())
+            self._budget.memory.give_back(self._tenant, self.size_bytes)
+        self._memory, self._file = None, file
+        return file
+
+    def read_at(self, position: int, size_bytes: int) -> bytes:
+        """Return bytes from a position."""
+        if self._memory is not None:
+            self._memory.seek(position)
+            data = self._memory.read(size_bytes)
+            self._memory.seek(0, os.SEEK_END)
+            return data
+        assert self._file is not None  # noqa: S101 - the bytes are in memory or in the file
+        self._file.flush()
+        return os.pread(self._file.fileno(), size_bytes, position)
+
+    def as_input(self) -> IO[bytes]:
+        """Return the whole body as a file, for `wsgi.input`."""
+        file = self._memory if self._file is None else self._file
+        assert file is not None  # noqa: S101 - the bytes are in memory or in the file
+        file.seek(0)
+        return file
+
+    def close(self) -> None:
+        """Free the room. Idempotent."""
+        if self._memory is not None:
+            self._budget.memory.give_back(self._tenant, self.size_bytes)
+        elif self._file is not None:
+            self._file.close()
+            self._budget.disk.give_back(self._tenant, self.size_bytes)
+        self._memory, self._file, self.size_bytes = None, None, 0
