@@ -16,7 +16,8 @@ side says otherwise. waitress has one process and no access log.
   also with 1,000 and 10,000. A side with a process per tenant has 1 worker of 8 threads for each
   tenant. The other sides have 2 workers. The start ends with the first response of the last tenant.
   Memory is the proportional set size of all processes, once before further requests and once after
-  two requests to each tenant. A worker of Tenantry keeps at most 1,000 apps built.
+  two requests to each tenant (one request with 10,000 tenants). A worker of Tenantry keeps at most
+  1,000 apps built.
 - Changes, with 10 tenants: the time from a new tenant file to the tenant's first response,
   including the reload that a side needs. Then one tenant's file changes, and keep-alive clients
   count failed requests and the longest wait. A side with one app reloads its app. If the server
