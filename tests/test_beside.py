@@ -66,6 +66,13 @@ def test_the_table_says_that_a_side_is_better() -> None:
     assert ["  processor time: granian"] == list(table.better())
 
 
+def test_sides_are_compared_round_by_round() -> None:
+    """A side that is better in most rounds is better, even if its median is not."""
+    table = _table(granian=[10, 50, 90], Tenantry=[20, 40, 100])
+
+    assert ["  processor time: granian"] == list(table.better())
+
+
 def test_more_throughput_is_better() -> None:
     """In a row where more is better, the side with the greater figure is better."""
     table = _table()

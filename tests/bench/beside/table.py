@@ -36,29 +36,28 @@ class Table:
         if note:
             self.notes[row, side] = note
 
-    def median(self, row: Row, side: str) -> float | None:
-        """Return the median of the rounds, or None if the side has no figure."""
-        figures = self.figures.get(row, {}).get(side)
-        return statistics.median(figures) if figures else None
-
-    def ratios(self, row: Row, side: str) -> list[float]:
-        """Return the ratio to the base in each round, or an empty list."""
-        bases = self.figures[row].get(row.base, [])
-        figures = self.figures[row][side]
-        if not row.is_ratio or len(bases) != len(figures) or 0 in bases:
+    def ratios(self, row: Row, side: str, other: str) -> list[float]:
+        """Return the ratio to another side in each round, or an empty list."""
+        figures = self.figures.get(row, {}).get(side, [])
+        others = self.figures.get(row, {}).get(other, [])
+        if len(others) != len(figures) or 0 in others:
             return []
-        return [one / base for one, base in zip(figures, bases, strict=True)]
+        return [one / another for one, another in zip(figures, others, strict=True)]
 
     def ratio(self, row: Row, side: str) -> float:
         """Return the median ratio to the base, or `nan`."""
-        ratios = self.ratios(row, side) if side in self.figures.get(row, {}) else []
+        ratios = self.ratios(row, side, row.base)
         return statistics.median(ratios) if ratios else float("nan")
 
     def is_better(self, row: Row, side: str) -> bool:
-        """Return whether a side has a better median than the reference."""
-        one, other = self.median(row, side), self.median(row, self.reference)
-        if one is None or other is None or side == self.reference:
+        """Return whether a side is better than the reference in the median of the rounds."""
+        sides = self.figures[row]
+        if side == self.reference or self.reference not in sides:
             return False
+        ratios = self.ratios(row, side, self.reference)
+        # without common rounds, or with a figure of 0, only the medians are comparable
+        medians = statistics.median(sides[side]), statistics.median(sides[self.reference])
+        one, other = (statistics.median(ratios), 1.0) if ratios else medians
         return one > other if row.is_more_better else one < other
 
     def lines(self) -> Iterator[str]:
@@ -73,8 +72,8 @@ class Table:
         return [row for row in self.rows if row in self.figures]
 
     def _line(self, row: Row, side: str) -> str:
-        figure = shown(self.median(row, side) or 0.0)
-        ratios = self.ratios(row, side)
+        figure = shown(statistics.median(self.figures[row][side]))
+        ratios = self.ratios(row, side, row.base)
         ratio = ""
         if ratios:
             ratio = f"{statistics.median(ratios):6.2f}"
