@@ -166,7 +166,8 @@ class SteppedServer:
         for thread in threads:
             thread.join(DEADLINE_S)
         self.loop._epoll.close()
-        os.close(self.loop._wake_fd)
+        for fd in (self.loop._wake_fd, *self.loop._activity):
+            os.close(fd)
         self._listener.close()
 
 
@@ -262,7 +263,7 @@ def leading(server: SteppedServer) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        loop._activity.set()
+        os.write(loop._activity[1], b"1")
         watcher.join()
         wait_until(lambda: loop._leader != 0 and loop._is_polling)
         loop._leader = 0  # the leader ends when it finds that it is no longer the leader

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import select
 import signal
 import socket
 import statistics
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).parents[1]))
 
@@ -177,6 +179,15 @@ class Connection:
             return data + part
         raise EOFError("cut") if data or is_answering else ConnectionResetError("closed")
 
+    def is_closed(self) -> bool:
+        """Return whether the server has already closed the connection."""
+        if not select.select([self._socket], [], [], 0)[0]:
+            return False
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
@@ -192,12 +203,24 @@ class Answer:
     words: tuple[str, ...]
 
 
+class Failure(NamedTuple):
+    """A request that failed, or that was repeated on a new connection."""
+
+    began_at: float
+    at: float
+    text: str
+    worker: int
+    """Process ID of the worker that answered before on the connection, or 0 for a new one."""
+
+
 @dataclass
 class Client:
     """A keep-alive client that sends requests to one tenant until it is stopped.
 
-    If the server closes an idle connection, the client reconnects and repeats the request, as HTTP
-    clients do. The measured time includes both attempts, and `reconnects` counts repeated requests.
+    As HTTP clients do, the client does not send a request on a connection that the server has
+    closed. If the server closes the connection just as a request arrives, the client reconnects and
+    repeats the request. The measured time includes both attempts, and `reconnects` lists the
+    repeated requests.
     """
 
     port: int
@@ -210,12 +233,14 @@ class Client:
     is_keeping: bool = True
     """Whether the client reuses the connection."""
     answers: list[Answer] = field(default_factory=list)
-    failures: list[tuple[float, str]] = field(default_factory=list)
-    reconnects: list[tuple[float, str]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    reconnects: list[Failure] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._stopping = threading.Event()
         self._connection: Connection | None = None
+        self._answered_by = 0
+        """Process ID of the worker that answered on the connection, or 0."""
         self._thread = threading.Thread(target=self._run)
 
     def start(self) -> None:
@@ -250,29 +275,37 @@ class Client:
             try:
                 status, body = self._request()
             except (OSError, EOFError) as error:
-                self.failures.append((time.perf_counter(), f"{type(error).__name__} {error}"))
+                self.failures.append(self._failure(start, f"{type(error).__name__} {error}"))
                 self._drop()
                 continue
             now = time.perf_counter()
             words = tuple(body.decode().split())
             if status != self.expected_status:
-                self.failures.append((now, f"{status} {body[:200]!r}"))
+                self.failures.append(self._failure(start, f"{status} {body[:200]!r}"))
             elif status == 200 and (words[0] != self.tenant or words[1] != words[2]):
-                self.failures.append((now, f"mixed {words}"))
+                self.failures.append(self._failure(start, f"mixed {words}"))
             else:
                 self.answers.append(Answer(now, now - start, words))
+                if status == 200 and self._connection is not None:
+                    self._answered_by = int(words[-1])
+
+    def _failure(self, began_at: float, text: str) -> Failure:
+        return Failure(began_at, time.perf_counter(), text, self._answered_by)
 
     def _request(self) -> tuple[int, bytes]:
         while True:
+            if self._connection is not None and self._connection.is_closed():
+                self._drop()
             if self._connection is None:
                 self._connection = Connection(self.port)
+            began_at = time.perf_counter()
             connection = self._connection
             try:
                 answer = connection.get(f"/{self.tenant}/")
             except OSError as error:
                 if not connection.has_answered:
                     raise
-                self.reconnects.append((time.perf_counter(), f"dropped: {error}"))
+                self.reconnects.append(self._failure(began_at, f"dropped: {error}"))
                 self._drop()
                 continue
             if connection.is_closing or not self.is_keeping:
@@ -282,7 +315,7 @@ class Client:
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._connection = None
+        self._connection, self._answered_by = None, 0
 
 
 @contextlib.contextmanager

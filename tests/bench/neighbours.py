@@ -66,6 +66,8 @@ class Case:
     paths: tuple[str, ...]
     p99_ratio: float
     throughput_ratio: float
+    clients: int = NOISY_CLIENTS
+    """Number of clients of each path."""
 
 
 CASES = {
@@ -101,35 +103,39 @@ def main() -> None:
             # Each of the two workers must have built the quiet tenant before the measurement.
             request_from_process(server.port, "/quiet/", 16, 1.0)
             for name in arguments.cases or CASES:
-                measure(name, server, bounds, arguments)
+                measure(name, CASES[name], server, bounds, arguments)
     bounds.end()
 
 
 def make_site(folder: Path, silent_port: int) -> None:
     """Create one quiet tenant, three noisy ones, and one with a silent database."""
     tenants = rows.make_site(folder)
-    package = folder / "demo/noisy"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "blueprint.py").write_text(NOISY)
-    (tenants / "quiet.py").write_text(landing_text("quiet"))
-    for name in ("n1", "n2", "n3"):
-        text = landing_text(name).replace("landing", "demo.noisy")
-        (tenants / f"{name}.py").write_text(text)
+    add_tenants(folder, ("n1", "n2", "n3"))
     url = f"postgresql+psycopg://x:x@127.0.0.1:{silent_port}/x"
     (tenants / "silent.py").write_text(rows.tenant_text("silent", url))
 
 
-def measure(name: str, server: Server, bounds: Bounds, arguments: argparse.Namespace) -> None:
+def add_tenants(folder: Path, noisy_names: tuple[str, ...]) -> None:
+    """Create the quiet tenant, and the noisy tenants with their endpoint."""
+    rows.add_endpoint(folder, "noisy", NOISY)
+    tenants = folder / "tenants"
+    (tenants / "quiet.py").write_text(landing_text("quiet"))
+    for name in noisy_names:
+        text = landing_text(name).replace("landing", "demo.noisy")
+        (tenants / f"{name}.py").write_text(text)
+
+
+def measure(
+    name: str, case: Case, server: Server, bounds: Bounds, arguments: argparse.Namespace
+) -> None:
     """Alternate calm and noisy windows. Print the figures and ratios."""
-    case = CASES[name]
     calm: list[Answers] = [
         request_from_process(server.port, "/quiet/", QUIET_CLIENTS, arguments.seconds)
     ]
     beside: list[Answers] = []
     noise: Counter[int] = Counter()
     for _ in range(arguments.rounds):
-        with noisy(server.port, case.paths) as statuses:
+        with noisy(server.port, case.paths, case.clients) as statuses:
             time.sleep(RAMP_S)
             beside.append(
                 request_from_process(server.port, "/quiet/", QUIET_CLIENTS, arguments.seconds)
@@ -167,11 +173,11 @@ def request_from_process(port: int, path: str, clients: int, seconds: float) -> 
 
 
 @contextlib.contextmanager
-def noisy(port: int, paths: tuple[str, ...]) -> Iterator[Counter[int]]:
+def noisy(port: int, paths: tuple[str, ...], clients: int) -> Iterator[Counter[int]]:
     """Send requests to noisy tenants until the end of the block, and then count statuses."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
-    all_paths = [path for path in paths for _ in range(NOISY_CLIENTS)]
+    all_paths = [path for path in paths for _ in range(clients)]
     process = context.Process(target=_request_all, args=(port, all_paths, 0.0, theirs))
     process.start()
     statuses: Counter[int] = Counter()

@@ -1,6 +1,6 @@
 """Checks what clients of healthy tenants see while workers restart or die.
 
-    python tests/bench/restarts.py [CASE…]
+    python tests/bench/restarts.py [--quick] [CASE…]
 
 One gunicorn serves all tenants with 2 workers of 8 threads. The tenants globex and initech have
 keep-alive clients, and clients that open a connection per request. The tenant file of acme is
@@ -10,17 +10,21 @@ broken. The cases are:
 - `HUP`: The benchmark sends SIGHUP to the master.
 - `USR2`: The benchmark upgrades the master with USR2, and then sends TERM to the old master.
 - `kill`: The benchmark kills a worker with `kill -9`.
+- `TERM`: The benchmark stops a worker with SIGTERM, and gunicorn starts another.
+- `stop`, `recycle`, `freeze`: See `worker_ends.py`.
 
 Each case happens several times on one server, between calm windows, so that noise of the machine
 affects both kinds of windows equally. No request of a healthy tenant may fail, except in the first
-2 s after a `kill`. With `restart`, the longest wait and the p99 may be at most 3 times the calm
-p99.
+2 s after a `kill`. A connection that the server closes just as a request arrives counts as failed,
+although a client can repeat the request. With `restart`, the longest wait and the p99 may be at
+most 3 times the calm p99.
 
 For `restart`, additional windows do only the work of a restart, in processes that serve no
 requests: the processes import the code three times, for one trial and two workers. The additional
 windows show which part of the waits is due to processor load.
 """
 
+import argparse
 import os
 import signal
 import subprocess
@@ -30,6 +34,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import worker_ends
 from loads import (
     Bounds,
     Client,
@@ -61,16 +66,23 @@ NAMES = ("globex", "initech")
 Window = tuple[float, float]
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Run each case on a new server."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="one short round of each case")
+    parser.add_argument("cases", nargs="*", choices=[[], *CASES, *worker_ends.CASES])
+    arguments = parser.parse_args()
     bounds = Bounds()
-    for case in names or CASES:
+    for case in arguments.cases or [*CASES, *worker_ends.CASES]:
         with tempfile.TemporaryDirectory() as folder:
-            measure(case, Path(folder), bounds)
+            if case in CASES:
+                measure(case, Path(folder), bounds, is_quick=arguments.quick)
+            else:
+                worker_ends.CASES[case](Path(folder), bounds, is_quick=arguments.quick)
     bounds.end()
 
 
-def measure(case: str, folder: Path, bounds: Bounds) -> None:
+def measure(case: str, folder: Path, bounds: Bounds, *, is_quick: bool) -> None:
     """Print what clients of healthy tenants saw in calm windows and during the case."""
     tenants = make_site(folder)
     for name in ("acme", *NAMES):
@@ -88,8 +100,8 @@ def measure(case: str, folder: Path, bounds: Bounds) -> None:
         ]
         with load(clients):
             time.sleep(1)
-            for _ in range(ROUNDS):
-                calm.append(window(lambda: time.sleep(CALM_S)))
+            for _ in range(1 if is_quick else ROUNDS):
+                calm.append(window(lambda: time.sleep(CALM_S / 2 if is_quick else CALM_S)))
                 if case == "restart":
                     only_work.append(window(lambda: (work(folder), time.sleep(AFTER_S))))
                 busy.append(window(lambda: (CASES[case](server, folder), time.sleep(AFTER_S))))
@@ -105,20 +117,22 @@ def report(
 ) -> None:
     """Print each figure, beside its bound if it has one."""
     calm_s, busy_s = ([x for one in clients for x in one.seconds(w)] for w in (calm, busy))
-    print(f"{case}, {ROUNDS} times:\n  calm   {describe(calm_s)}\n  busy   {describe(busy_s)}")
+    print(f"{case}, {len(busy)} times:\n  calm   {describe(calm_s)}\n  busy   {describe(busy_s)}")
     p99, is_killed = percentile(calm_s, 99), case == "kill"
     for each in busy:
         longest = max(x for one in clients for x in one.seconds([each]))
         print(f"    took {each[1] - each[0] - AFTER_S:.1f} s, longest wait {1000 * longest:.1f} ms")
     failures = [one for client in clients for one in client.failures]
-    for at, text in failures[:5]:
-        print(f"  failed at {at - busy[0][0]:.2f} s: {text}")
-    late = [at for at, _ in failures if not any(0 <= at - s < LATE_S for s, _ in busy)]
+    repeated = [one for client in clients for one in client.reconnects]
+    for one in (failures + repeated)[:5]:
+        print(f"  failed at {one.at - busy[0][0]:.2f} s: {one.text}")
+    late = [one for one in failures if not any(0 <= one.at - s < LATE_S for s, _ in busy)]
     if is_killed:
         print(f"  failed at once, in the killed worker: {len(failures) - len(late)}")
         bounds.check(f"{case}: failed later than {LATE_S:g} s after it", len(late), 0)
     else:
         bounds.check(f"{case}: failed requests of healthy tenants", len(failures), 0)
+        bounds.check(f"{case}: connections closed as a request arrived", len(repeated), 0)
     print(f"  longest calm wait ÷ calm p99: {max(calm_s) / p99:.2f}")
     if case == "restart":
         bounds.check(f"{case}: longest wait ÷ calm p99", max(busy_s) / p99, WAIT_RATIO)
@@ -178,6 +192,14 @@ def kill_worker(server: Server, folder: Path) -> None:
     os.kill(server.workers()[0], signal.SIGKILL)
 
 
+def end_worker(server: Server, folder: Path) -> None:
+    """Stop a worker gracefully, and wait until gunicorn has started another."""
+    old = server.workers()
+    os.kill(old[0], signal.SIGTERM)
+    wait_until(lambda: old[0] not in server.workers())
+    wait_until(lambda: {one.pid for one in read_workers(folder / "instance")} > {old[1]})
+
+
 def master(folder: Path) -> int:
     """Return the process ID of the master that owns the sockets, or 0 during a change."""
     try:
@@ -195,8 +217,9 @@ def end_all(server: Server, folder: Path) -> None:
 
 CASES: dict[str, Callable[[Server, Path], None]] = {
     "restart": restart, "HUP": hang_up, "USR2": upgrade, "kill": kill_worker,
+    "TERM": end_worker,
 }  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -172,7 +172,7 @@ def p99(clients: list[Client], windows: Windows) -> float:
 def count_failures(clients: list[Client]) -> int:
     """Return how many responses failed, were dropped or mixed versions. Print the first ones."""
     failures = [
-        f"{one.tenant} {text}" for one in clients for _, text in one.failures + one.reconnects
+        f"{one.tenant} {each.text}" for one in clients for each in one.failures + one.reconnects
     ]
     for text in failures[:5]:
         print("  failure:", text)

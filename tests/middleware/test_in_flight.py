@@ -256,7 +256,7 @@ def test_a_bound_holds_over_all_processes() -> None:
 
     taken = [mine.enter(ACME, _at_most(3)), mine.enter(ACME, _at_most(3))]
 
-    assert [True, False] == [record is not None for record in taken]
+    assert [False, True] == [record is not None and record.is_over for record in taken]
     assert 3 == scoreboard.count_requests(ACME)
     assert mine.enter(GLOBEX, _at_most(3)) is not None
     assert all(held)
@@ -268,7 +268,7 @@ def test_a_bound_holds_without_a_scoreboard_row() -> None:
 
     taken = [in_flight.enter(ACME, _at_most(2)) for _ in range(3)]
 
-    assert [True, True, False] == [record is not None for record in taken]
+    assert [False, False, True] == [record is not None and record.is_over for record in taken]
     assert {"acme": 2} == in_flight.counts()
 
 
@@ -279,7 +279,7 @@ def test_a_bound_and_the_share_both_hold() -> None:
     taken = [in_flight.enter(ACME, _at_most(1)) for _ in range(2)]
     shared = [in_flight.enter(GLOBEX, _at_most(100)) for _ in range(8)]
 
-    assert [True, False] == [record is not None for record in taken]
+    assert [False, True] == [record is not None and record.is_over for record in taken]
     assert 4 == sum(record is not None for record in shared)
 
 

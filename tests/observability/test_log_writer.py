@@ -187,9 +187,11 @@ def test_close_writes_what_waits(pipe: Pipe) -> None:
     writer.queue.append("waits\n")
 
     writer.close()
+    before = pipe.lines()
     writer.put("later\n")
 
-    assert (["waits", "later"], False) == (pipe.lines(), writer.is_running)
+    assert (["waits"], ["waits", "later"]) == (before, pipe.lines())
+    assert not writer.is_running
 
 
 def test_close_waits_for_a_stalled_reader_only_until_the_deadline(

@@ -17,6 +17,7 @@ from tenantry.server.connection import (
     PATIENCE_S,
     SPOOLED_BYTES,
     Connection,
+    HijackableSocket,
 )
 from tenantry.server.exchange import Exchange
 from tenantry.server.serving import Serving
@@ -289,7 +290,7 @@ def test_the_first_use_of_the_socket_hijacks_the_connection(
     connection: Connection, exchange: Exchange, client: socket.socket
 ) -> None:
     """An app that uses the socket gets a socket that waits, and the server sends nothing more."""
-    sock = connection.socket_for_app
+    sock = HijackableSocket(exchange=exchange)
     asked = sock.getsockname(), connection.is_hijacked
     client.sendall(b"frame")
     received = sock.recv(100)
@@ -300,9 +301,19 @@ def test_the_first_use_of_the_socket_hijacks_the_connection(
     assert exchange.connection.sock.getblocking()
 
 
-def test_a_question_does_not_hijack(connection: Connection, exchange: Exchange) -> None:
+def test_the_socket_of_a_request_that_has_ended_is_closed(exchange: Exchange) -> None:
+    """After its request, an app cannot reach the connection, which may serve another tenant."""
+    sock = HijackableSocket(exchange=exchange)
+    exchange.is_over = True
+
+    with pytest.raises(OSError, match="has ended"):
+        sock.recv(100)
+    assert not exchange.is_hijacked
+
+
+def test_a_question_does_not_hijack(exchange: Exchange) -> None:
     """An app may ask the socket for its addresses."""
     for name in ("getsockname", "getpeername", "family", "type"):
-        getattr(connection.socket_for_app, name)
+        getattr(HijackableSocket(exchange=exchange), name)
 
     assert not exchange.is_hijacked

@@ -11,7 +11,7 @@ from servers import DEADLINE_S
 from tenantry.http.environ import REQUEST_ID
 from tenantry.http.request_head import Framing
 from tenantry.http.response_close import ResponseCutError
-from tenantry.server.connection import Connection
+from tenantry.server.connection import Connection, HijackableSocket
 from tenantry.server.exchange import Exchange
 from tenantry.server.serving import Serving
 from tenantry.server.spool import SpoolBudget
@@ -32,10 +32,10 @@ class Answered:
         keeps_alive = options.pop("keeps_alive", True)
         connection = Connection(server, None, None)
         environ = {"REQUEST_METHOD": method, "RAW_URI": "/x", REQUEST_ID: "id-1"}
-        environ["gunicorn.socket"] = connection.socket_for_app
         framing = FRAMING._replace(**options)
         serving = Serving(SpoolBudget(), keeps_alive=keeps_alive)
         self.exchange = Exchange(connection, environ, framing, serving)
+        environ["gunicorn.socket"] = HijackableSocket(exchange=self.exchange)
         connection.exchange = self.exchange
         with server, client:
             self.exchange.respond(app, LOG)

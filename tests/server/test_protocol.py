@@ -332,7 +332,7 @@ def test_a_full_worker_closes_its_idlest_connections() -> None:
     """Without room, the worker closes connections that have been idle for a second."""
     with stepping(echo, worker_connections=2) as server:
         idle = server.connect()
-        server.exchange(server.connect(), GET)
+        server.connect()
         is_accepting = server.loop._is_accepting
         server.check_in(CLOSE_IDLE_AFTER_S / 2)
         kept = len(server.connections)
@@ -342,6 +342,16 @@ def test_a_full_worker_closes_its_idlest_connections() -> None:
         assert (False, 2, 0) == (is_accepting, kept, len(server.connections))
         assert is_closed(server, idle)
         assert 200 == server.exchange(server.connect(), GET).status
+
+
+def test_a_response_of_a_full_worker_makes_room_for_another_client() -> None:
+    """Without room for a new connection, the worker closes each connection after its response."""
+    with stepping(echo, worker_connections=2) as server:
+        server.connect()
+        response = server.exchange(server.connect(), GET)
+        server.step_until(lambda: server.loop._is_accepting)
+
+        assert "close" == response.fields["connection"]
 
 
 def test_a_worker_without_descriptors_closes_its_idlest_connections(

@@ -84,6 +84,8 @@ class RequestRecord:
     """The request's cell on the scoreboard."""
     is_in_flight = False
     """Whether the request holds a place among the requests in flight."""
+    is_over = False
+    """Whether the tenant already has its maximum number of requests in flight."""
     is_quick = True
     """Whether the request is likely to end within milliseconds."""
     entered_by = 0

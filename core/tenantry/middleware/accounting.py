@@ -67,9 +67,10 @@ class Accounting:
         target = environ[TARGET]
         record: RequestRecord | None = environ.get(REQUEST_RECORD)
         if record is None:
-            record = self.enter(environ)
-            if record is None:
-                target, record = BUSY, environ[REQUEST_RECORD]
+            is_waiting = self.enter(environ) is None
+            record = environ[REQUEST_RECORD]
+            if is_waiting or record.is_over:
+                target = BUSY
         # The path before a mount or the app changes it.
         record.path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         record.request_id, record.method = environ[REQUEST_ID], environ["REQUEST_METHOD"]
@@ -116,7 +117,7 @@ class Accounting:
         if environ is None:  # a second call
             return
         if record.connection is not None and record.connection.is_hijacked:
-            record.status = record.status or HTTPStatus.SWITCHING_PROTOCOLS.value
+            record.status = HTTPStatus.SWITCHING_PROTOCOLS.value
         record.environ = record.connection = None
         record.wall_ns = time.monotonic_ns() - record.begun_ns
         if record.thread == threading.get_ident():  # the CPU clock is the thread's own

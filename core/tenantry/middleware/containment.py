@@ -37,6 +37,7 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH_DIGITS = 18
 _LENGTH = re.compile(rf"[0-9]{{1,{_LENGTH_DIGITS}}}")
 _END = object()
+_NO_CHUNKS: Iterator[bytes] = iter(())
 _BODILESS = ("204", "304")
 
 _USUAL = frozenset({
@@ -88,7 +89,7 @@ class _Response(ClosingBody):
         self._head: tuple[str, list[tuple[str, str]]] | None = None
         self._declared_bytes: int | None = None
         self._is_head_sent = False
-        self._chunks: Iterator[bytes] = iter(())
+        self._chunks: Iterator[bytes] = _NO_CHUNKS
         self._close: Callable[[], object] | None = None
         self._written: list[bytes] = []
         self._left_bytes: int | None = None

@@ -88,6 +88,8 @@ class Watchdog:
             age_s = (now_ns - record.begun_ns) / 1e9
             if not record.begun_ns or age_s < record.limits.deadline_s:
                 continue
+            if record.connection is not None and record.connection.is_hijacked:
+                continue  # a WebSocket stays open for hours
             if not record.is_reported:
                 record.progress_ns = record.begun_ns
                 self._report(record, age_s)
@@ -124,7 +126,9 @@ def _answer(record: RequestRecord) -> bool:
     and closes the connection.
     """
     connection, environ = record.connection, record.environ
-    if connection is None or environ is None or not record.claim_answer("watchdog"):
+    if connection is None or environ is None or connection.is_hijacked:
+        return False
+    if not record.claim_answer("watchdog"):
         return False
     body = TIMED_OUT.body(environ)
     status, headers = TIMED_OUT.head(len(body))

@@ -6,12 +6,13 @@ other server, the layer runs the checks in the thread. Each check runs once per 
 """
 
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from structlog.contextvars import bind_contextvars
 
 from tenantry.http.environ import CLIENT, HEAD_CHECKED_FOR, HEAD_REFUSAL, RATE_HEADERS
-from tenantry.http.problem import Refusal
+from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.middleware.authentication import CLAIMS
 from tenantry.middleware.body_limit import INPUT_TERMINATED, BodyLimit
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 Headers = list[tuple[str, str]]
+
+LENGTH_REQUIRED = ProblemResponse(
+    HTTPStatus.LENGTH_REQUIRED, "This server needs the length of a body before the body."
+)
 
 
 class HeadCheck(Protocol):
@@ -93,6 +98,7 @@ class HeadChecks:
             self._checks
             or environ.get("CONTENT_LENGTH")
             or INPUT_TERMINATED in environ
+            or "HTTP_TRANSFER_ENCODING" in environ
             or environ.setdefault(HEAD_CHECKED_FOR, self._tenant) != self._tenant
         ):
             refusal = self.refuse(environ)
@@ -104,8 +110,12 @@ class HeadChecks:
                 start_response = _adding(environ[RATE_HEADERS], start_response)
             # With the key `INPUT_TERMINATED`, Werkzeug reads up to the end of the stream instead of
             # the declared length. Without the key, reading an incomplete body raises an error.
-            if environ.pop(INPUT_TERMINATED, False) and not environ.get("CONTENT_LENGTH"):
+            is_terminated = environ.pop(INPUT_TERMINATED, False)
+            if is_terminated and not environ.get("CONTENT_LENGTH"):
                 return self._body_limit.read_first(self._app, environ, start_response)
+            if "HTTP_TRANSFER_ENCODING" in environ and not environ.get("CONTENT_LENGTH"):
+                # Under a server such as uWSGI, the app would get an empty body.
+                return LENGTH_REQUIRED(environ, start_response)
         return self._app(environ, start_response)
 
 

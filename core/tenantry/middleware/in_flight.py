@@ -85,9 +85,10 @@ class RequestsInFlight:
         self._records: dict[RequestRecord, None] = {}  # single dict operations are atomic
 
     def enter(self, tenant: str, limits: RequestLimits) -> RequestRecord | None:
-        """Return the record of a request that may run now; None if it may not.
+        """Return the record of a request that may run now; None if it has to wait for its turn.
 
-        Two requests that arrive at the same moment may both be refused, but a tenant never has more
+        The record `is_over` if the tenant has its maximum number of requests in flight. Two
+        requests that arrive at the same moment may both be refused, but a tenant never has more
         than `limits.max_requests` requests in flight.
         """
         with self._lock:
@@ -110,7 +111,7 @@ class RequestsInFlight:
             seen = 0 if row is None else row.scoreboard.count_requests(tenant)
             if max(seen, own + 1) > limits.max_requests:
                 self.leave(record)
-                return None
+                record.is_over = True
         return record
 
     def move_to_thread(self, record: RequestRecord) -> None:

@@ -10,6 +10,7 @@ thread.
 
 import logging
 import os
+import select
 import stat
 import threading
 from collections import deque
@@ -169,11 +170,24 @@ class LogWriter:
         data = b"".join(batch)
         try:
             while data:  # a signal can interrupt a write
+                if self._thread is None:
+                    self._await_reader()
                 data = data[os.write(self._fd, data) :]
                 self._is_failing = False
         except OSError:  # no process reads stderr, or the disk is full
             self._is_failing = True
             self.dropped_total += len(batch)
+
+    def _await_reader(self) -> None:
+        """Wait until a write does not block: gunicorn's master must go on if the reader stalls.
+
+        Raises:
+            BlockingIOError: the reader has stalled.
+        """
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        if not poll.poll(0 if self._is_failing else FLUSH_S * 1000):
+            raise BlockingIOError
 
     def _max_bytes(self) -> int:
         try:

@@ -51,7 +51,8 @@ class Admission(Protocol):
     def enter(self, environ: "WSGIEnvironment") -> Any:
         """Return the record of a request that may run now, or None if it has to wait.
 
-        The record has `is_in_flight`, and `is_quick`: whether the request is likely to be quick.
+        The record has `is_in_flight`; `is_over`: whether the tenant has its maximum already; and
+        `is_quick`: whether the request is likely to be quick.
         """
 
     def leave(self, record: Any) -> None:
@@ -215,4 +216,5 @@ class _Token:
     """The right to run one request."""
 
     is_quick = True
+    is_over = False
     is_in_flight = False

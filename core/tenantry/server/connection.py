@@ -4,10 +4,13 @@ The socket never blocks. One thread at a time uses a connection: the leader of t
 thread to which the leader has given the connection's request.
 """
 
+import errno
 import select
 import socket
+import threading
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tenantry.http.response_close import ResponseCutError
@@ -45,9 +48,9 @@ class Connection:
     """
 
     __slots__ = (
-        "buffer", "deadline", "drained_bytes", "exchange", "fd", "has_proxy_line", "is_waiting",
-        "listener", "mask", "moved_bytes", "outbox", "peer", "proxied", "searched_bytes",
-        "sent_bytes", "sent_exchange", "since", "sock", "socket_for_app", "state",
+        "_outbox_lock", "buffer", "deadline", "drained_bytes", "exchange", "fd", "has_proxy_line",
+        "is_waiting", "listener", "mask", "moved_bytes", "outbox", "peer", "proxied",
+        "searched_bytes", "sent_bytes", "sent_exchange", "since", "sock", "state",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, peer: Any, listener: Any) -> None:
@@ -68,8 +71,10 @@ class Connection:
         """The request that is received, waits or runs."""
         self.sent_exchange: Exchange | None = None
         """The request whose response is being sent."""
-        self.socket_for_app = HijackableSocket(self)
         self.outbox: _Outbox | None = None
+        # Protects `outbox` while a thread runs the request, because the leader sends meanwhile.
+        # Held while a `_Room` takes its own lock, which protects two numbers.
+        self._outbox_lock = threading.Lock()
         self.sent_bytes = 0
         """Bytes of all responses that the system has accepted."""
         self.is_waiting = False
@@ -137,16 +142,20 @@ class Connection:
     def _keep(self, rest: memoryview, exchange: "Exchange") -> None:
         """Add bytes to those that wait for the client; if there is no room, wait, too."""
         while rest:
-            if self.flush():
-                sent = self._send_some(rest)
-                self.note_moved(sent)
-                rest = rest[sent:]
-                if sent:
-                    continue
-            if self.outbox is None:
-                self.outbox = _Outbox(exchange.new_spool())
-            if self.outbox.add(rest):
-                return
+            with self._outbox_lock:
+                if self._flush():
+                    sent = self._send_some(rest)
+                    self.note_moved(sent)
+                    rest = rest[sent:]
+                    if sent:
+                        continue
+                if self.outbox is None:
+                    self.outbox = _Outbox(exchange.new_spool())
+                    exchange.on_backlog(self)
+                if self.outbox.add(rest):
+                    return
+            if not exchange.may_wait:
+                raise ResponseCutError("there is no room for what the client does not read")
             self._wait_for_client()
 
     def flush(self) -> bool:
@@ -155,6 +164,10 @@ class Connection:
         Raises:
             ResponseCutError: the client has left.
         """
+        with self._outbox_lock:
+            return self._flush()
+
+    def _flush(self) -> bool:
         outbox = self.outbox
         if outbox is None:
             return True
@@ -235,25 +248,25 @@ _HARMLESS = frozenset({"family", "getpeername", "getsockname", "proto", "type"})
 """What an app may ask a socket without taking it over."""
 
 
-class HijackableSocket:
+class HijackableSocket(SimpleNamespace):
     """The client's socket for an app that takes over the connection, such as for a WebSocket.
 
     The first use hijacks the connection: from then on, the socket waits like any other socket, and
     the server sends nothing more and closes the connection after the request.
 
     Args:
-        connection: the client's connection.
+        exchange: the request. After its end, the connection may serve another tenant, so every use
+            of the socket raises an `OSError`.
     """
 
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    exchange: "Exchange"
 
     def __getattr__(self, name: str) -> Any:
-        sock, exchange = self._connection.sock, self._connection.exchange
-        is_hijacking = name not in _HARMLESS and exchange is not None
-        if is_hijacking and exchange is not None and not exchange.is_hijacked:
+        exchange = self.exchange
+        if exchange.is_over:
+            raise OSError(errno.EBADF, "the request of this connection has ended")
+        sock = exchange.connection.sock
+        if name not in _HARMLESS and not exchange.is_hijacked:
             exchange.is_hijacked = True
             sock.setblocking(True)
         return getattr(sock, name)

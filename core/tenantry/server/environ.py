@@ -65,6 +65,5 @@ class EnvironTemplate:
         if connection.proxied:
             environ |= connection.proxied
         environ["wsgi.input"] = BytesIO()
-        environ["gunicorn.socket"] = connection.socket_for_app
         environ[CONNECTION] = connection
         return environ

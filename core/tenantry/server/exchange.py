@@ -55,7 +55,8 @@ class Exchange:
     __slots__ = (
         "_headers", "_is_bodiless", "_is_chunked", "_left_bytes", "_send", "_serving", "_status",
         "body", "connection", "environ", "framing", "has_failed", "is_head_sent", "is_hijacked",
-        "is_kept_alive", "receiving", "record", "sent_bytes", "tenant", "waits_for_room_since",
+        "is_kept_alive", "is_over", "may_wait", "receiving", "record", "sent_bytes", "tenant",
+        "waits_for_room_since",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +82,10 @@ class Exchange:
         self._headers: list[tuple[str, str]] = []
         self.is_head_sent = False
         self.is_hijacked = False
+        self.is_over = False
+        """Whether the request has ended, so that the connection is no longer its own."""
+        self.may_wait = True
+        """Whether the thread of the request may wait for the client."""
         self.has_failed = False
         self._is_chunked = self._is_bodiless = False
         self._left_bytes: int | None = None
@@ -100,6 +105,10 @@ class Exchange:
     def sent(self) -> int:
         """The bytes of the response body, for gunicorn's access log."""
         return self.sent_bytes
+
+    def on_backlog(self, connection: Connection) -> None:
+        """Let the leader send what the client does not accept yet, while the request runs."""
+        self._serving.on_backlog(connection)
 
     def new_spool(self) -> Spool:
         """Return an empty spool for the request's tenant."""
@@ -257,6 +266,7 @@ class Exchange:
         Raises:
             ResponseCutError: the client has left.
         """
+        self.may_wait = False  # the leader answers
         body = problem.body(self.environ)
         self._status, own_headers = problem.head(len(body))
         self._headers = [*own_headers, *headers]

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
+from tenantry.http.response_close import ResponseCutError
 from tenantry.server.connection import CLOSED, Connection
 from tenantry.server.thread_pool import ThreadPool
 
@@ -94,7 +95,9 @@ class Loop:
         self._leader = 0  # identifier of the leader's thread; 0 while a thread takes over
         self._inline_since = 0.0  # when the leader began to run a request; 0 while it polls
         self._is_watched = True
-        self._activity = threading.Event()
+        # Ends the wait of the main thread. A pipe and no `Event`, whose lock a signal handler that
+        # interrupts the wait could never get.
+        self._activity = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.check_at = 0.0
         """When `Handler.on_check` is due, in seconds of the monotonic clock."""
         self.now = time.monotonic()
@@ -110,8 +113,13 @@ class Loop:
         self.accept_connections(True)
         self._pool.do(_LEAD)
 
-    def watch_leader(self, is_wanted: Callable[[], bool]) -> None:
-        """Appoint another leader whenever a request takes long, while `is_wanted` returns True."""
+    def watch_leader(self, is_wanted: Callable[[], bool], signals_fd: int = -1) -> None:
+        """Appoint another leader whenever a request takes long, while `is_wanted` returns True.
+
+        Args:
+            is_wanted: called after each wait.
+            signals_fd: becomes readable with a signal, and then ends the wait.
+        """
         seen_at = time.monotonic()
         while is_wanted():
             since, now = self._inline_since, time.monotonic()
@@ -125,15 +133,20 @@ class Loop:
             elif now - seen_at < _PARKED_AFTER_S:
                 time.sleep(LONG_S)
             else:
-                self._park()
+                self._park(signals_fd)
                 seen_at = time.monotonic()
 
-    def _park(self) -> None:
+    def _park(self, signals_fd: int) -> None:
         """Wait for the next request, without waking up 200 times a second for nothing."""
-        self._activity.clear()
+        poll = select.poll()
+        for fd in (self._activity[0], signals_fd):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
         self._is_watched = False
         if not self._inline_since:  # read after `_is_watched` is written
-            self._activity.wait(1.0)
+            for fd, _ in poll.poll(1000):
+                with suppress(OSError):  # another reader was quicker
+                    os.read(fd, 4096)
         self._is_watched = True
 
     def _depose(self, since: float) -> None:
@@ -142,10 +155,6 @@ class Loop:
                 return
             self._inline_since, self._leader = 0.0, 0
         self._pool.do(_LEAD, is_first=True)
-
-    def stop_waiting(self) -> None:
-        """End the wait of `watch_leader`, so that it asks `is_wanted` at once."""
-        self._activity.set()
 
     # -- called by any thread -------------------------------------------------------------------
 
@@ -175,12 +184,15 @@ class Loop:
         """Run a request on the leader's thread; return whether the thread is still the leader."""
         self._inline_since = time.monotonic()
         if not self._is_watched:
-            self._activity.set()
-        function(item)
-        with self._lock:
-            is_leader = self._leader == threading.get_ident()
-            if is_leader:
-                self._inline_since = 0.0
+            with suppress(OSError):  # the pipe is full, so the main thread wakes up anyway
+                os.write(self._activity[1], b"1")
+        try:
+            function(item)
+        finally:
+            with self._lock:
+                is_leader = self._leader == threading.get_ident()
+                if is_leader:
+                    self._inline_since = 0.0
         return is_leader
 
     def guard(self, function: Callable[..., object], connection: Connection, *rest: object) -> None:
@@ -211,7 +223,9 @@ class Loop:
         """Close a connection."""
         if self.connections.get(connection.fd) is connection:  # not the next one with its number
             del self.connections[connection.fd]
-        connection.mask = 0  # closing a socket removes it from the poller
+        # Closing the socket would not be enough, because a process that a tenant has started may
+        # hold a copy of it.
+        self.unwatch(connection)
         connection.close()
 
     def accept_connections(self, is_accepting: bool) -> None:
@@ -305,7 +319,9 @@ class Loop:
 
     def _give_up(self, connection: Connection) -> None:
         """Close a connection after an exception, which ends nothing else."""
-        _logger.error("worker.connection_failed", exc_info=sys.exc_info())
+        error = sys.exc_info()
+        if not isinstance(error[1], ResponseCutError):  # the client has left
+            _logger.error("worker.connection_failed", exc_info=error)
         try:
             self._handler.on_fault(connection)
         finally:
@@ -330,4 +346,8 @@ class Loop:
         try:
             self._handler.on_accept(client, peer, facts)
         except BaseException:  # noqa: BLE001 - logged in `_give_up`
-            self._give_up(self.connections[client.fileno()])
+            connection = self.connections.get(client.fileno())
+            if connection is None:
+                client.close()
+            else:
+                self._give_up(connection)

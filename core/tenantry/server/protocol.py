@@ -31,6 +31,7 @@ from tenantry.server.connection import (
     LINGERING,
     SENDING,
     Connection,
+    HijackableSocket,
 )
 from tenantry.server.environ import EnvironTemplate
 from tenantry.server.exchange import Exchange
@@ -66,7 +67,8 @@ CLOSE_IDLE_AFTER_S = 1.0
 connection."""
 
 CLOSE_AT_ONCE = 8
-"""Maximum number of idle connections that are closed at once, oldest first."""
+"""Minimum number of idle connections that may be closed at once, oldest first. In a large worker,
+the number is an eighth of all connections."""
 
 RECEIVE_BYTES = 64 << 10
 CHUNKED_RECEIVE_BYTES = 16 << 10
@@ -118,7 +120,6 @@ class HttpProtocol:
         self._keepalive_s = float(worker.cfg.keepalive or 0)
         self._max_connections: int = worker.cfg.worker_connections
         self._waiting: WaitQueue[Exchange] = WaitQueue()
-        self._is_starting_waiting = False
         self._hooks = worker.request_hooks()
         self._log = worker.log
         self._started = 0
@@ -140,6 +141,7 @@ class HttpProtocol:
             LINGERING: self._drain,
         }
         self.loop = Loop(self, max_threads=max_threads)
+        serving.on_backlog = partial(self.loop.call, self._watch_backlog)
 
     @property
     def has_ended(self) -> bool:
@@ -151,16 +153,37 @@ class HttpProtocol:
     def on_accept(self, sock: socket.socket, peer: Any, listener: EnvironTemplate) -> None:
         """Begin a new connection; usually, its first head has already arrived."""
         connection = Connection(sock, peer, listener)
-        self.loop.connections[connection.fd] = connection
-        if len(self.loop.connections) >= self._max_connections:
-            self.loop.accept_connections(False)
         connection.since = self.loop.now
         connection.deadline = self.loop.now + HEAD_TIMEOUT_S
+        self.loop.connections[connection.fd] = connection
+        if len(self.loop.connections) >= self._max_connections:
+            self._serving.keeps_alive = False  # each response makes room for another client
+            self.loop.accept_connections(False)
+            self._make_room(self.loop.now)
         self._receive_head(connection)
 
     def _ignore(self, connection: Connection) -> None:
-        """Leave what arrives while a request runs or waits to the next request."""
-        self.loop.unwatch(connection)
+        """Send what a running request has written; what arrives belongs to the next request."""
+        try:
+            is_sent = connection.flush()
+        except ResponseCutError:  # the thread of the request notices that the client has left
+            is_sent = True
+        if is_sent:
+            self.loop.unwatch(connection)
+        else:
+            self.loop.watch(connection, _OUT)
+
+    def _watch_backlog(self, connection: Connection) -> None:
+        """Send the beginning of a response while the request still runs."""
+        if connection.state == BUSY and connection.outbox is not None:
+            self.loop.watch(connection, _OUT)
+
+    def _close(self, connection: Connection) -> None:
+        """Close a connection, which makes room for another one."""
+        self.loop.forget(connection)
+        if not self._is_stopping and len(self.loop.connections) < self._max_connections:
+            self._serving.keeps_alive = self._keepalive_s > 0
+            self.loop.accept_connections(True)
 
     def on_fault(self, connection: Connection) -> None:
         """Release what the request of a connection holds."""
@@ -238,13 +261,14 @@ class HttpProtocol:
             if connection.buffer:  # the client may have closed only its sending side
                 self._reject(connection, _INCOMPLETE_HEAD)
             else:
-                self.loop.forget(connection)
+                self._close(connection)
             return
         if connection.buffer:
             connection.buffer += data
         else:
             connection.buffer = data
-            connection.deadline = self.loop.now + HEAD_TIMEOUT_S
+            if data != b"\r\n":  # an empty line before a request gives no more time
+                connection.deadline = self.loop.now + HEAD_TIMEOUT_S
         self._next_request(connection)
 
     def _next_request(self, connection: Connection) -> None:
@@ -274,6 +298,7 @@ class HttpProtocol:
             self._reject(connection, error)
             return
         exchange = connection.exchange = Exchange(connection, environ, framing, self._serving)
+        environ["gunicorn.socket"] = HijackableSocket(exchange=exchange)
         connection.state = BUSY
         connection.deadline = math.inf
         exchange.tenant = self._route(environ, None)
@@ -288,6 +313,7 @@ class HttpProtocol:
     def _reject(self, connection: Connection, error: BadRequestError) -> None:
         """Answer a malformed request, and close its connection."""
         environ = {"REQUEST_METHOD": "", REQUEST_ID: new_request_id()}
+        environ["REMOTE_ADDR"] = connection.listener.new_environ(connection)["REMOTE_ADDR"]
         exchange = Exchange(connection, environ, _CLOSING, self._serving)
         connection.exchange = exchange
         self._refuse(exchange, (ProblemResponse(error.status, error.detail), []))
@@ -299,8 +325,7 @@ class HttpProtocol:
         if self._admission.is_quick(exchange.environ):
             self._go_on_with_body(exchange, self._admission.refusal(exchange.environ))
         elif exchange.tenant not in self._waiting.tenants and self._enter(exchange):
-            # A verdict that waits needs a thread.
-            self.loop.hand_off((self._decide_by_head, exchange, self._decided))
+            self._start_one(exchange.connection, exchange)  # a verdict that waits needs a thread
         else:
             self._wait(exchange)
 
@@ -370,11 +395,8 @@ class HttpProtocol:
             exchange.waits_for_room_since = exchange.waits_for_room_since or self.loop.now
             connection.deadline = self.loop.now  # try again at the next tick
 
-    def _retry_room(self, exchange: Exchange) -> None:
+    def _retry_room(self, _: Connection, exchange: Exchange) -> None:
         """Continue with a body that waits for room in the budget."""
-        if self.loop.now - exchange.waits_for_room_since >= ROOM_TIMEOUT_S:
-            self._refuse(exchange, (NO_ROOM, []))
-            return
         since = exchange.waits_for_room_since
         exchange.waits_for_room_since = 0.0
         exchange.connection.begin_moving(self.loop.now)
@@ -424,13 +446,17 @@ class HttpProtocol:
 
     def _start_one(self, _: Connection, exchange: Exchange) -> None:
         is_undecided = exchange.framing.body_bytes and exchange.body is None
-        if is_undecided and self._admission.reads_body(exchange.environ):
+        is_undecided = is_undecided and self._admission.reads_body(exchange.environ)
+        if is_undecided and not exchange.record.is_over:
             self.loop.hand_off((self._decide_by_head, exchange, self._decided))
         else:
             self._start(exchange)
 
     def _start(self, exchange: Exchange) -> None:
         """Run a request: on this thread if it is likely to be quick."""
+        if exchange.record.is_over:
+            self._refuse(exchange, self._admission.busy(exchange.tenant or ""))
+            return
         if exchange.body is not None:
             self._add_input(exchange)
         self._started += 1
@@ -465,19 +491,20 @@ class HttpProtocol:
             log.exception("Exception in pre_request hook")
         exchange.respond(self._app, log)
         took = timedelta(seconds=time.monotonic() - begun)
-        if log_access:
-            log.access(exchange, request, environ, took)
         try:
+            if log_access:
+                log.access(exchange, request, environ, took)
             if post_request is not None:
                 post_request(self._worker, request, environ, exchange)
         except Exception:
-            log.exception("Exception in post_request hook")
+            log.exception("Exception in the access log or the post_request hook")
 
     # -- after the response -----------------------------------------------------------------------
 
     def _after(self, connection: Connection, exchange: Exchange, _: object = None) -> None:
         """Continue with a connection whose request has run."""
         connection.exchange = None
+        exchange.is_over = True
         record = exchange.record
         if record is not None and record.is_in_flight:
             self._admission.leave(record)
@@ -494,7 +521,7 @@ class HttpProtocol:
         try:
             is_sent = connection.flush()
         except ResponseCutError:
-            self.loop.forget(connection)
+            self._close(connection)
             return
         if is_sent and connection.sent_exchange is not None:
             self._finish(connection, connection.sent_exchange)
@@ -502,7 +529,9 @@ class HttpProtocol:
     def _finish(self, connection: Connection, exchange: Exchange) -> None:
         """Wait for the next request of a connection, or close the connection."""
         connection.sent_exchange = None
-        if exchange.is_kept_alive:
+        if exchange.is_hijacked:
+            self._close(connection)
+        elif exchange.is_kept_alive:
             connection.since = self.loop.now
             if connection.buffer:  # the state stays BUSY, so nothing is received meanwhile
                 self.loop.call(self._next_request, connection)
@@ -512,8 +541,6 @@ class HttpProtocol:
             connection.deadline = self.loop.now + keepalive_s
             if connection.mask != _IN:
                 self.loop.watch(connection, _IN)
-        elif exchange.is_hijacked:
-            self.loop.forget(connection)
         else:
             self._linger(connection)
 
@@ -552,7 +579,7 @@ class HttpProtocol:
         try:
             connection.sock.shutdown(socket.SHUT_WR)
         except OSError:
-            self.loop.forget(connection)
+            self._close(connection)
             return
         connection.state = LINGERING
         connection.buffer = b""
@@ -565,7 +592,7 @@ class HttpProtocol:
             return
         connection.drained_bytes += len(data)
         if not data or connection.drained_bytes > LINGER_BYTES:
-            self.loop.forget(connection)
+            self._close(connection)
 
     # -- time limits ------------------------------------------------------------------------------
 
@@ -575,25 +602,42 @@ class HttpProtocol:
             self._reject(connection, _TOO_SLOW)
         elif connection.state == HEAD and (data := connection.receive(RECEIVE_BYTES)):
             connection.buffer = data  # a request that has arrived since the last poll
-            self._next_request(connection)
+            connection.state, connection.deadline = BUSY, math.inf
+            self.loop.call(self._next_request, connection)
         elif connection.state == BODY and exchange is not None:
-            if exchange.waits_for_room_since:
-                self._retry_room(exchange)
+            since = exchange.waits_for_room_since
+            if since and self.loop.now - since >= ROOM_TIMEOUT_S:
+                self._refuse(exchange, (NO_ROOM, []))
+            elif since:
+                # As a call, because the request may run at once, and another thread may become the
+                # leader meanwhile.
+                connection.deadline = math.inf
+                self.loop.call(self._retry_room, connection, exchange)
             else:
                 self._refuse(exchange, (TOO_SLOW, []))
         else:
-            self.loop.forget(connection)
+            self._close(connection)
 
     def _make_room(self, now: float) -> None:
-        """Close idle connections, so that slow clients do not keep new clients out."""
-        idle_since = now - CLOSE_IDLE_AFTER_S
-        idle = [
+        """Close idle and slow connections, so that slow clients do not keep new clients out.
+
+        Of connections with a request, only those of the tenant with the most of them are closed.
+        """
+        old = [
             connection
             for connection in self.loop.connections.values()
-            if connection.state in (HEAD, LINGERING) and connection.since <= idle_since
+            if connection.since <= now - CLOSE_IDLE_AFTER_S
         ]
-        for connection in sorted(idle, key=lambda one: one.since)[:CLOSE_AT_ONCE]:
-            self.loop.forget(connection)
+        idle = [one for one in old if one.state in (HEAD, LINGERING)]
+        if not idle:
+            idle = _of_greatest_tenant([one for one in old if one.state in (BODY, SENDING)])
+        most = max(CLOSE_AT_ONCE, self._max_connections // 8)
+        for connection in sorted(idle, key=lambda one: one.since)[:most]:
+            if connection.state == HEAD:  # unless a request has just arrived
+                self.loop.guard(self._time_out, connection)
+            else:
+                self.on_fault(connection)
+                self.loop.forget(connection)
 
 
 _CLOSING = Framing(0, is_kept_alive=False, expects_continue=False, is_http_1_0=False)
@@ -601,6 +645,16 @@ _INCOMPLETE_HEAD = BadRequestError(
     HTTPStatus.BAD_REQUEST, "The head of this request is incomplete."
 )
 _TOO_SLOW = BadRequestError(TOO_SLOW.status, TOO_SLOW.detail)
+
+
+def _of_greatest_tenant(connections: list[Connection]) -> list[Connection]:
+    """Return the connections of the tenant that has the most of them."""
+    of_tenants: dict[str | None, list[Connection]] = {}
+    for connection in connections:
+        exchange = connection.exchange or connection.sent_exchange
+        tenant = None if exchange is None else exchange.tenant
+        of_tenants.setdefault(tenant, []).append(connection)
+    return max(of_tenants.values(), key=len, default=[])
 
 
 def _without_empty_line(buffer: bytes) -> bytes:

@@ -1,7 +1,9 @@
 """What all exchanges of a worker share."""
 
+from collections.abc import Callable
 from email.utils import formatdate
 
+from tenantry.server.connection import Connection
 from tenantry.server.spool import SpoolBudget
 
 
@@ -17,6 +19,8 @@ class Serving:
         self.budget = budget
         self.keeps_alive = keeps_alive
         """False once the worker stops."""
+        self.on_backlog: Callable[[Connection], object] = lambda _: None
+        """Called by a thread with a connection whose client does not accept all bytes."""
         self.date = ""
         """The present time for the `Date` field (RFC 9110 §5.6.7), at most half a second late."""
         self.update_date()

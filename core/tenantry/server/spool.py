@@ -4,12 +4,13 @@ One budget bounds both for a whole worker. A tenant may use as much of the budge
 so the bodies of one tenant always leave room for another tenant's (Choudhury and Hahne 1998).
 """
 
+import logging
 import os
 import threading
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import Any, BinaryIO
 
 MEMORY_BYTES = 64 << 20
 """Bytes of bodies that a worker keeps in memory."""
@@ -44,6 +45,9 @@ class SpoolBudget:
         self.folder = folder
         self.memory = _Room(memory_bytes)
         self.disk = _Room(disk_bytes)
+
+
+_logger = logging.getLogger(__name__)
 
 
 class _Room:
@@ -91,14 +95,13 @@ class Spool:
         self._budget = budget
         self._tenant = tenant
         self._memory: BytesIO | None = BytesIO()
-        self._file: IO[bytes] | None = None
+        self._file: BinaryIO | None = None
         self.size_bytes = 0
 
     def write(self, data: bytes | memoryview) -> bool:
-        """Add bytes at the end; return False, and add nothing, if the budget has no room.
+        """Add bytes at the end; return False, and add nothing, if there is no room.
 
-        Raises:
-            OSError: the disk is full.
+        There is no room over the budget, and on a full disk.
         """
         size = len(data)
         if self._memory is not None:
@@ -110,30 +113,37 @@ class Spool:
         moved = 0 if self._memory is None else self.size_bytes
         if not self._budget.disk.take(self._tenant, moved + size):
             return False
+        file = self._file
         try:
-            file = self._file or self._move_to_file()
-            file.write(data)
-        except OSError:
-            self._budget.disk.give_back(
-                self._tenant, size if self._memory is None else moved + size
-            )
-            raise
+            if file is None:
+                file = self._new_file()
+            _write_at(file, self.size_bytes, data)
+        except OSError as error:
+            self._budget.disk.give_back(self._tenant, moved + size)
+            if file is not None and file is not self._file:
+                file.close()
+            _logger.error("spool.write_failed", extra={"reason": str(error)})
+            return False
+        if self._memory is not None:
+            self._budget.memory.give_back(self._tenant, self.size_bytes)
+        self._memory, self._file = None, file
         self.size_bytes += size
         return True
 
-    def _move_to_file(self) -> IO[bytes]:
-        """Move the bytes from memory to a temporary file, for which there is room."""
+    def _new_file(self) -> BinaryIO:
+        """Return a temporary file with the bytes that are in memory."""
         folder = self._budget.folder
         if folder is not None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The file has no name, so a dead worker leaves none.
-        file = TemporaryFile(dir=folder)  # noqa: SIM115 - `close` closes the file
-        memory = self._memory
-        if memory is not None:
-            file.write(memory.getvalue())
-            self._budget.memory.give_back(self._tenant, self.size_bytes)
-        self._memory, self._file = None, file
-        return file
+        file: Any = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `close` closes the file
+        try:
+            if self._memory is not None:
+                _write_at(file, 0, self._memory.getvalue())
+        except OSError:
+            file.close()
+            raise
+        return file  # type: ignore[no-any-return]
 
     def read_at(self, position: int, size_bytes: int) -> bytes:
         """Return bytes from a position."""
@@ -143,15 +153,15 @@ class Spool:
             self._memory.seek(0, os.SEEK_END)
             return data
         assert self._file is not None  # noqa: S101 - the bytes are in memory or in the file
-        self._file.flush()
         return os.pread(self._file.fileno(), size_bytes, position)
 
-    def as_input(self) -> IO[bytes]:
+    def as_input(self) -> BinaryIO:
         """Return the whole body as a file, for `wsgi.input`."""
-        file = self._memory if self._file is None else self._file
-        assert file is not None  # noqa: S101 - the bytes are in memory or in the file
+        file: Any = self._memory
+        if self._file is not None:
+            file = self._file = BufferedReader(self._file)  # type: ignore[type-var]
         file.seek(0)
-        return file
+        return file  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Free the room. Idempotent."""
@@ -161,3 +171,16 @@ class Spool:
             self._file.close()
             self._budget.disk.give_back(self._tenant, self.size_bytes)
         self._memory, self._file, self.size_bytes = None, None, 0
+
+
+def _write_at(file: BinaryIO, position: int, data: bytes | memoryview) -> None:
+    """Write all bytes at a position of an unbuffered file.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(file.fileno(), rest, position)
+        position += written
+        rest = rest[written:]

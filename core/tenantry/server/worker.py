@@ -26,7 +26,6 @@ from tenantry.server.crash_report import CrashReport
 from tenantry.server.environ import EnvironTemplate
 from tenantry.server.gunicorn_api import custom_hook, why_not_ours
 from tenantry.server.heartbeat import Heartbeat
-from tenantry.server.loop import Loop
 from tenantry.server.protocol import HttpProtocol
 from tenantry.server.serving import Serving
 from tenantry.server.spool import SpoolBudget
@@ -74,7 +73,6 @@ class TenantWorker(Worker):  # type: ignore[misc]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._loop: Loop | None = None
         self._is_given_up = False
         self._next_stuck_look = 0.0  # on the monotonic clock
         # The master runs `__init__` before the fork, and creates one scoreboard for all workers,
@@ -136,9 +134,8 @@ class TenantWorker(Worker):  # type: ignore[misc]
         max_threads = 2 * cfg.threads + SPARE_THREADS
         app = getattr(admission, "app", self.wsgi)
         protocol = HttpProtocol(app, admission, serving, reader, self, max_threads=max_threads)
-        self._loop = protocol.loop
         protocol.loop.start([(one, self._template(one)) for one in self.sockets])
-        protocol.loop.watch_leader(self._is_serving)
+        protocol.loop.watch_leader(self._is_serving, self.PIPE[0])
         self._end(protocol)
 
     def _is_serving(self) -> bool:
@@ -173,7 +170,9 @@ class TenantWorker(Worker):  # type: ignore[misc]
         loop.check_soon()
         limit_s = GIVE_UP_S if self._is_given_up else self.cfg.graceful_timeout
         deadline = time.monotonic() + limit_s
-        loop.watch_leader(lambda: not protocol.has_ended and time.monotonic() < deadline)
+        loop.watch_leader(
+            lambda: not protocol.has_ended and time.monotonic() < deadline, self.PIPE[0]
+        )
         for one in self.sockets:
             one.close()
         if self._is_given_up:
@@ -217,8 +216,6 @@ class TenantWorker(Worker):  # type: ignore[misc]
         """Begin to stop the worker."""
         self._note_stopping()
         super().handle_exit(sig, frame)
-        if self._loop is not None:
-            self._loop.stop_waiting()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Stop the worker immediately."""
