@@ -1,8 +1,8 @@
 """The host: the WSGI application of one process, with all mounts and the host's own pages.
 
 A request passes the parts of the host in the following order: ProxyFix (only with
-`TENANTRY_TRUSTED_PROXIES`) → accounting → edge → router → mount → instance → the layers of
-`app.stack` → the tenant's app.
+`TENANTRY_TRUSTED_PROXIES`) → edge → router → admission → accounting → mount → instance → the layers
+of `app.stack` → the tenant's app.
 """
 
 import gc

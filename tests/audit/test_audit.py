@@ -202,7 +202,7 @@ ALL = select(Row)
 def test_what_an_app_owns_is_not_a_finding(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
-    """The audit accepts apps that change their own lists, loggers, session or warning filters."""
+    """The audit allows an app to change its own lists, loggers, session, or warning filters."""
     endpoint = leaks.write_endpoint(here, "shop", resources=OWN)
     for name in ("acme", "globex"):
         write_tenant(name, BLUEPRINTS=[endpoint])

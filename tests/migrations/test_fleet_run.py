@@ -295,7 +295,7 @@ def test_a_tenant_with_another_database_is_not_downgraded(
 def test_a_fleet_can_be_downgraded_after_its_data_folder_moved(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, tmp_path: Path
 ) -> None:
-    """A run can be downgraded even if the data folder has moved since."""
+    """A migration run can be downgraded even if the data folder was moved after the run."""
     write_shop(first())
     upgrade([tenant("acme")], data_dir, ONE)
     moved = data_dir.rename(tmp_path / "moved")

@@ -196,7 +196,7 @@ class ConnectionBudget:
         self._accept_if_free()
 
     def _accept_if_free(self) -> None:
-        """Process returned connections, unless another thread holds the lock and will do so."""
+        """Take back returned connections, unless another thread holds the lock and does so."""
         while self._returned and self._lock.acquire(blocking=False):
             try:
                 self._accept_returned()

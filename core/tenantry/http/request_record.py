@@ -36,7 +36,7 @@ class ClientConnection(Protocol):
 
 
 class RequestRecord:
-    """The record of one request, without a reference to the environ, the app or the body."""
+    """The record of one request. After the request, it refers to no environ, app or body."""
 
     # The class has the defaults, because a call with 18 arguments takes 20 times as long.
     tenant = ""

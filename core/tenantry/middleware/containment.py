@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _STATUS = re.compile(r"[2-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
-"""A final status line. After a 1xx, a client waits for another response (RFC 9110 §15.2)."""
+"""The status line of a final response. After a 1xx, a client waits for another response (RFC 9110
+§15.2)."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH_DIGITS = 18

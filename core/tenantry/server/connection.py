@@ -1,7 +1,9 @@
 """A client's connection: its socket, what has arrived, and what still has to be sent.
 
-The socket never blocks. One thread at a time uses a connection: the leader of the loop, or the
-thread to which the leader has given the connection's request.
+The socket never blocks, unless an app takes it over. One thread at a time uses a connection: the
+leader of the loop, or the thread that runs the connection's request. Only what waits for a slow
+client can be sent by the leader while the request runs, and the watchdog of the deadlines can send
+the connection's last response.
 """
 
 import errno

@@ -50,12 +50,12 @@ preload_app = False
 # connection (60 s), because the worker could close a connection while a request arrives.
 keepalive = 65
 
-# Seconds without a heartbeat after which gunicorn kills a worker. The main loop of a worker has a
-# heartbeat every second, even with slow requests: with 16 clients that compute on 8 threads, two
-# heartbeats were at most 1.0 s apart (two processors at a load of 16). A longer gap means that a
-# request holds the interpreter lock, so the worker answers no request. After three killed workers,
-# the tenant is parked, 13 to 18 s after the tenant's first request (two clients, two workers). With
-# a timeout of 30 s, parking would take over a minute.
+# Seconds without a heartbeat after which gunicorn kills a worker. The leader of a worker has a
+# heartbeat every half second, even with slow requests: with 16 clients that compute on 8 threads,
+# two heartbeats were at most 1.0 s apart (two processors at a load of 16). A longer gap means that
+# a request holds the interpreter lock, so the worker answers no request. After three killed
+# workers, the tenant is parked, 13 to 18 s after the tenant's first request (two clients, two
+# workers). With a timeout of 30 s, parking would take over a minute.
 timeout = 5
 
 # Seconds that requests in flight have to finish when a worker stops.

@@ -1,6 +1,6 @@
 """The heartbeat of a worker, and the search for a request that blocks the heartbeat.
 
-A thread that holds the interpreter lock stops the main loop and all other threads of a worker. The
+A thread that holds the interpreter lock stops the leader and all other threads of a worker. The
 master can see in `/proc` that only the blocking thread uses the processor.
 """
 
@@ -17,13 +17,11 @@ from gunicorn.workers.workertmp import WorkerTmp
 from tenantry.observability.scoreboard import InFlight, Row
 
 TOUCH_S = 0.25
-"""Minimum seconds between two touches of the heartbeat file. The main loop calls `notify` twice per
-request, and each touch is a system call while a request thread waits for the interpreter lock."""
+"""Minimum seconds between two touches of the heartbeat file; each touch is a system call."""
 
 SILENT_S = 1.5
-"""Seconds without a heartbeat after which the master searches for the blocking thread. A healthy
-worker has a heartbeat at least every 1.25 s: `TOUCH_S`, plus one second in which the main loop
-waits for events."""
+"""Seconds without a heartbeat after which the master searches for the blocking thread. The leader
+of a healthy worker calls `notify` every half second."""
 
 STRUCK_PATIENCE_S = 3.0
 """Seconds that a tenant that recently ended a worker may hold the interpreter lock; for another
@@ -35,7 +33,7 @@ about a second apart."""
 
 _CLEAR_LEAD = 2
 """Minimum ratio between the CPU time of the blocking thread and of every other thread. If two
-threads take turns, neither thread blocks the main loop."""
+threads take turns, neither thread blocks the leader."""
 
 _USER, _SYSTEM = 11, 12
 """Positions of utime and stime in `/proc/<pid>/task/<tid>/stat`, counted from the state

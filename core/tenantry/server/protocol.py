@@ -90,7 +90,7 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
 class HttpProtocol:
-    """The steps of all connections of a worker. The loop calls `on_…` on the leader's thread.
+    """Takes each connection of a worker from one step to the next, on the leader's thread.
 
     Args:
         app: the WSGI application.

@@ -178,7 +178,7 @@ class Service:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def settled_pss_mib(self) -> float:
-        """Return the memory of all processes once two readings differ by less than 1 %."""
+        """Return the total memory once two consecutive readings differ by less than 1%."""
         readings = [self._pss_mib()]
 
         def is_settled() -> bool:
