@@ -7,6 +7,7 @@ again at a second close, and skips its callbacks if the body's own `close()` fai
 """
 
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 
 
@@ -37,7 +38,7 @@ def on_close(body: Iterable[bytes], callback: Callable[[], object]) -> "ClosingB
     return closing
 
 
-class ClosingBody:
+class ClosingBody(ABC):
     """The body of a response, with callbacks for the end of the body. `close` is idempotent."""
 
     __slots__ = ("_open", "callbacks")
@@ -46,12 +47,12 @@ class ClosingBody:
         self.callbacks: list[Callable[[], object]] = []
         self._open = [True]  # the first call of `close` removes the item; `pop` is atomic
 
-    def __iter__(self) -> Iterator[bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def __iter__(self) -> Iterator[bytes]: ...
 
+    @abstractmethod
     def close_body(self) -> None:
         """Close what the body consists of. Called once."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Close the body, then call the callbacks. A second call of `close` does nothing."""

@@ -23,7 +23,7 @@ from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.http.request_head import CHUNKED, HEAD_END, BadRequestError, Framing, HeadReader
 from tenantry.http.request_id import new_request_id
 from tenantry.http.response_close import ResponseCutError
-from tenantry.server.admission import Admission
+from tenantry.server.admission import HOST_BUSY, Admission
 from tenantry.server.connection import (
     BODY,
     BUSY,
@@ -82,9 +82,6 @@ TOO_LARGE = ProblemResponse(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body of this request is larger than allowed here."
 )
 INCOMPLETE = ProblemResponse(HTTPStatus.BAD_REQUEST, "The body of this request is incomplete.")
-NO_ROOM = ProblemResponse(
-    HTTPStatus.SERVICE_UNAVAILABLE, "The server is busy; try again.", retry_after_s=1
-)
 
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
@@ -607,7 +604,7 @@ class HttpProtocol:
         elif connection.state == BODY and exchange is not None:
             since = exchange.waits_for_room_since
             if since and self.loop.now - since >= ROOM_TIMEOUT_S:
-                self._refuse(exchange, (NO_ROOM, []))
+                self._refuse(exchange, (HOST_BUSY, []))
             elif since:
                 # As a call, because the request may run at once, and another thread may become the
                 # leader meanwhile.
