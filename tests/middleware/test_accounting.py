@@ -9,6 +9,7 @@ from functools import partial
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tenantry.host import Host
 from tenantry.http.environ import REQUEST_ID, REQUEST_RECORD, TARGET, TENANT
 from tenantry.http.problem import TIMED_OUT, ProblemResponse
 from tenantry.http.request_record import RequestRecord
+from tenantry.middleware import accounting
 from tenantry.middleware.accounting import Accounting
 from tenantry.middleware.containment import Containment
 from tenantry.middleware.fair_share import FairShare
@@ -166,12 +168,16 @@ def measured(app: App, *, body: bytes = b"", take: int | None = None, closes: in
     return accounted.counts
 
 
-def test_bytes_and_times_are_counted() -> None:
+def test_bytes_and_times_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts include the bytes read and sent, wall time and processor time."""
+    clocks = SimpleNamespace(
+        monotonic_ns=iter((1_000, 1_070)).__next__, thread_time_ns=iter((200, 230)).__next__
+    )
+    monkeypatch.setattr(accounting, "time", clocks)
+
     counts = measured(contained(answering(b"one", b"four")), body=b"sent body")
 
-    assert (1, 0, 0, 5, 7) == counts[:5]
-    assert 0 < counts.processor_ns <= counts.wall_ns
+    assert (1, 0, 0, 5, 7, 70, 30) == counts[:7]
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,9 @@ class Accounting:
         if record.connection is not None and record.connection.is_hijacked:
             record.status = HTTPStatus.SWITCHING_PROTOCOLS.value
         record.environ = record.connection = None
-        record.wall_ns = time.monotonic_ns() - record.begun_ns
         if record.thread == threading.get_ident():  # the CPU clock is the thread's own
             record.processor_ns = time.thread_time_ns() - record.processor_begun_ns
+        record.wall_ns = time.monotonic_ns() - record.begun_ns
         if record.is_in_flight:
             self._in_flight.leave(record)
         record.is_refusal = REFUSED in environ
