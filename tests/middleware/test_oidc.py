@@ -172,6 +172,42 @@ def test_required_claims_must_be_there(
         assert "does not have a required value" in str(refusal(check, token))
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted", "found", "is_good"),
+    [
+        ("scope", ("shop:read",), {"scope": "openid shop:read email"}, True),
+        ("scope", ("shop:read",), {"scope": "openid shop:read-all"}, False),
+        ("scope", ("b a",), {"scope": "a  b c"}, True),
+        ("scope", ("a b",), {"scope": "a c"}, False),
+        ("scope", ("a b", "c"), {"scope": "a c"}, True),
+        ("scope", ("a",), {"scope": ["a", "b"]}, True),
+        ("scp", ("a",), {"scp": "b a"}, True),
+        ("scope", (1,), {"scope": "1"}, False),
+        ("scope", ("a",), {"scope": {"a": 1}}, False),
+        ("group", ("admin",), {"group": "not admin"}, False),
+        ("realm_access.roles", ("shop",), {"realm_access": {"roles": ["x", "shop"]}}, True),
+        ("realm_access.roles", ("shop",), {"realm_access": {"roles": ["x"]}}, False),
+        ("realm_access.roles", ("shop",), {"realm_access": ["roles", "shop"]}, False),
+        ("realm_access.roles", ("shop",), {"realm_access": "shop"}, False),
+        ("realm_access.scope", ("a",), {"realm_access": {"scope": "b a"}}, True),
+        ("access.my.app.roles", ("a",), {"access": {"my.app": {"roles": ["a"]}}}, True),
+        ("https://example.org/role", ("a",), {"https://example.org/role": "a"}, True),
+        ("a.b", ("x",), {"a.b": "y", "a": {"b": "x"}}, False),
+    ],
+)
+def test_a_required_claim_can_be_words_or_nested(
+    issuer: Issuer, name: str, wanted: tuple[Any, ...], found: dict[str, Any], is_good: bool
+) -> None:
+    """`scope` is a list of words, a dot leads into a claim, and an exact name wins."""
+    check = check_of(issuer, claims=((name, wanted),))
+    token = issuer.token(**found)
+
+    if is_good:
+        assert "ada" == check(token)["sub"]
+    else:
+        assert "does not have a required value" in str(refusal(check, token))
+
+
 def _unsigned(issuer: Issuer, algorithm: object) -> str:
     return f"{part({'alg': algorithm, 'kid': 'one'})}.{part(issuer.claims(sub=PLANTED))}."
 
@@ -215,6 +251,12 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
         {"alg": "ES256", "kid": ["one"]}, _claims(issuer)
     ),
     "crit": lambda issuer: issuer.signed(HEADER | {"crit": ["x"], "x": 1}, _claims(issuer)),
+    "crit is empty": lambda issuer: issuer.signed(HEADER | {"crit": []}, _claims(issuer)),
+    "crit is null": lambda issuer: issuer.signed(HEADER | {"crit": None}, _claims(issuer)),
+    "crit names alg": lambda issuer: issuer.signed(HEADER | {"crit": ["alg"]}, _claims(issuer)),
+    "b64 is true": lambda issuer: issuer.signed(
+        HEADER | {"crit": ["b64"], "b64": True}, _claims(issuer)
+    ),
     "b64": lambda issuer: issuer.signed(HEADER | {"crit": ["b64"], "b64": 0}, _claims(issuer)),
     "typ is a list": lambda issuer: issuer.signed(HEADER | {"typ": []}, _claims(issuer)),
     "header is a string": lambda _: f"{part('alg')}.{part({})}.AAAA",
@@ -241,6 +283,55 @@ def test_a_token_that_the_issuer_did_not_sign_is_refused(
 
     assert ("", True) == (error.client, error.claimed in ("", "ada", PLANTED))
     assert PLANTED not in str(error)
+
+
+def test_keys_with_the_same_id_are_told_apart() -> None:
+    """Of several keys with one ID, the key that fits and verifies is used (RFC 7517 §4.5)."""
+    same = {"kid": "same"}
+    rsa = RSAKey.generate_key(2048, same)
+    keys: list[tuple[Key, str]] = [
+        (rsa, "RS256"),
+        (rsa, "PS384"),
+        (RSAKey.generate_key(2048, same), "RS256"),
+        (ECKey.generate_key("P-384", same), "ES384"),
+        (ECKey.generate_key("P-256", same), "ES256"),
+        (ECKey.generate_key("P-256", same), "ES256"),
+        (OKPKey.generate_key("Ed25519", same), "Ed25519"),
+    ]
+    with running_issuer() as issuer:
+        issuer.keys = [key for key, _ in keys]
+        check = check_of(issuer)
+        names = [check(issuer.token(key, header={"alg": name}))["sub"] for key, name in keys]
+        stranger = ECKey.generate_key("P-256", same)
+
+        assert ["ada"] * len(keys) == names
+        assert "bad_signature" == str(refusal(check, issuer.token(stranger)))
+
+
+def test_a_token_without_kid_is_accepted_if_one_key_fits() -> None:
+    """A token without `kid` is accepted if only one of the issuer's keys fits its algorithm."""
+    with running_issuer() as issuer:
+        issuer.keys = [new_key("one"), RSAKey.generate_key(2048, {"kid": "two"})]
+        check = check_of(issuer)
+        no_kid = {"kid": None}
+        names = [
+            check(issuer.token(key, header=no_kid | {"alg": name}))["sub"]
+            for key, name in zip(issuer.keys, ("ES256", "RS256"), strict=True)
+        ]
+
+        assert ["ada", "ada"] == names
+
+
+def test_a_key_verifies_only_its_own_algorithm() -> None:
+    """A key that declares `PS384` does not verify a token with `RS256`."""
+    with running_issuer() as issuer:
+        issuer.keys = [RSAKey.generate_key(2048, {"kid": "a", "alg": "PS384"})]
+        token = issuer.token(
+            RSAKey.import_key(issuer.keys[0].as_dict(private=True) | {"alg": "RS256"}),
+            header={"alg": "RS256"},
+        )
+
+        assert "the issuer has no such key" == str(refusal(check_of(issuer), token))
 
 
 def test_bad_tokens_cause_no_requests_to_the_issuer(issuer: Issuer, check: TokenCheck) -> None:
@@ -295,6 +386,8 @@ def test_unusable_keys_are_skipped() -> None:
         {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
         {"kty": ["EC"]},
         {"kty": "AKP", "pub": "AAAA"},
+        good | {"kid": "signs", "key_ops": ["sign"]},
+        OKPKey.generate_key("X25519", {"kid": "agrees"}).as_dict(private=False),
         {},
     ]
 

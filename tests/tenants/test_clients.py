@@ -253,6 +253,14 @@ def test_a_bad_client_is_one_problem_with_its_place(clients: Any, problem: str) 
             {"issuer": "https://a.org", "audience": "a", "claims": {7: 1}},
             "'OIDC['claims'][7]': found int; expected the name of a claim.",
         ),
+        (
+            {"issuer": "https://a.org", "audience": "a", "claims": {"scope": " "}},
+            "'OIDC['claims']['scope']': has an empty value",
+        ),
+        (
+            {"issuer": "https://a.org", "audience": "a", "claims": {"realm..roles": "a"}},
+            "'OIDC['claims']['realm..roles']': expected the name of a claim, or a path",
+        ),
     ],
 )
 def test_a_bad_issuer_is_one_problem_with_its_place(oidc: Any, problem: str) -> None:

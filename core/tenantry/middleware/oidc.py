@@ -18,6 +18,7 @@ from joserfc.errors import JoseError
 from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import GuestProtocol, JWKRegistry, Key, KeySet
 from joserfc.jws import JWSRegistry
+from joserfc.registry import Header
 from joserfc.util import urlsafe_b64decode
 
 from tenantry.middleware.authentication import Claims, IssuerDownError, TokenRefusedError
@@ -45,6 +46,17 @@ _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 no access, even if the same key has signed the token (RFC 8725 §3.11)."""
 
 _KINDS = frozenset({"RSA", "EC", "OKP"})
+
+_SIGNING_CURVES = frozenset({"Ed25519", "Ed448"})
+"""Curves of OKP keys that can sign (RFC 8037 §3.1). The other curves encrypt."""
+
+KEYS_TRIED = 4
+"""Maximum number of keys that are tried for one token, because a verification takes 0.1 ms. Key IDs
+should be unique, but RFC 7517 §4.5 does not require it."""
+
+WORD_CLAIMS = frozenset({"scope", "scp"})
+"""Claims whose text is a list of words, separated by spaces (RFC 8693 §4.2; `scp` is Microsoft's
+name). The text of any other claim is one value."""
 
 
 class _UnfitError(ValueError):
@@ -105,13 +117,19 @@ class TokenCheck:
         kid = header.get("kid")
         if kid is not None and not isinstance(kid, str):
             raise _UnfitError("its kid is not a string")
-        keys = self._issuer.keys(lambda known: _find(known, kid, header["alg"]) is not None)
+        algorithm = self._registry.get_alg(header["alg"])
+        keys = self._issuer.keys(lambda known: bool(_find(known, kid, algorithm)))
         if keys is None:
             raise IssuerDownError(self._issuer.retry_after_s())
-        key = _find(keys, kid, header["alg"])
-        if key is None:
+        found = _find(keys, kid, algorithm)
+        if not found:
             raise _UnfitError("the issuer has no such key")
-        return key
+        if len(found) == 1 or not isinstance(token, jws.CompactSignature):
+            return found[0]
+        verifying = (
+            key for key in found if jws.validate_compact(token, key, registry=self._registry)
+        )
+        return next(verifying, found[0])
 
     def _check(self, header: dict[str, Any], claims: dict[str, Any]) -> None:
         if str(header.get("typ", "JWT")).lower() not in _TYPES:
@@ -130,7 +148,7 @@ class TokenCheck:
         if not claims["sub"].isprintable():
             raise _UnfitError("its sub has control characters")
         for name, values in self._openid.claims:
-            if not _has(claims.get(name), values):
+            if not _has(name, find_claim(claims, name), values):
                 raise _UnfitError(f"its claim {name!r} does not have a required value")
 
 
@@ -138,6 +156,12 @@ class _Registry(JWSRegistry):
     """A joserfc registry that allows only `ALGORITHMS`, and does not warn about `EdDSA`."""
 
     max_header_length = 2048  # some issuers add a thumbprint or a certificate URL to the header
+
+    def check_header(self, header: Header) -> None:
+        """Refuse `crit`, also an empty one (RFC 7515 §4.1.11): it names unknown extensions."""
+        if "crit" in header:
+            raise _UnfitError("its crit names an extension that is not supported")
+        super().check_header(header)
 
     def get_alg(self, name: str) -> JWSAlgModel:
         if name not in ALGORITHMS:
@@ -161,6 +185,10 @@ def _parsed(key: dict[str, Any]) -> Key | None:
     try:
         if key.get("kty") not in _KINDS or key.get("use", "sig") != "sig":
             return None
+        if "verify" not in key.get("key_ops", ("verify",)):
+            return None
+        if key["kty"] == "OKP" and key["crv"] not in _SIGNING_CURVES:
+            return None
         if key["kty"] == "RSA" and _bits(key["n"]) < RSA_BITS:
             return None
         return JWKRegistry.import_key(key)
@@ -172,17 +200,49 @@ def _bits(number: str) -> int:
     return int.from_bytes(urlsafe_b64decode(number.encode())).bit_length()
 
 
-def _find(keys: KeySet, kid: str | None, algorithm: str) -> Key | None:
-    """Return the key with the ID `kid`, or the only key of the set if `kid` is None."""
+def _find(keys: KeySet, kid: str | None, algorithm: JWSAlgModel) -> list[Key]:
+    """Return the keys that can have signed a token.
+
+    A key has to fit the algorithm of the token by its `kty`, `crv`, `alg` and `use` (RFC 7517 §4).
+    A token without a key ID needs an issuer with only one such key (OpenID Connect Core §10.1).
+    """
+    fitting = [key for key in keys.keys if _fits(key, algorithm)]
     if kid is None:
-        return keys.keys[0] if len(keys.keys) == 1 else None
-    named = [key for key in keys.keys if key.kid == kid]
-    return next((key for key in named if key.get("alg", algorithm) == algorithm), None)
+        return fitting if len(fitting) == 1 else []
+    return [key for key in fitting if key.kid == kid][:KEYS_TRIED]
 
 
-def _has(found: object, wanted: tuple[ClaimValue, ...]) -> bool:
-    """Whether a claim equals or contains a wanted value of the same type (1 is not True)."""
+def _fits(key: Key, algorithm: JWSAlgModel) -> bool:
+    try:
+        algorithm.check_key(key)
+    except JoseError:
+        return False
+    return True
+
+
+def find_claim(claims: object, name: str) -> object:
+    """Return the claim of a name or of a dotted path (`realm_access.roles`), or None.
+
+    A claim with exactly that name wins, because names such as `https://example.org/role` have dots.
+    """
+    if not isinstance(claims, dict):
+        return None
+    if name in claims:
+        return claims[name]
+    dots = (index for index, character in enumerate(name) if character == ".")
+    found = (find_claim(claims.get(name[:dot]), name[dot + 1 :]) for dot in dots)
+    return next((value for value in found if value is not None), None)
+
+
+def _has(name: str, found: object, wanted: tuple[ClaimValue, ...]) -> bool:
+    """Whether a claim equals or contains a wanted value of the same type (1 is not True).
+
+    For a claim of words, a wanted text of several words wants all of them.
+    """
     listed = found if isinstance(found, list) else [found]
+    if name.rpartition(".")[2] in WORD_CLAIMS:
+        words = {word for text in listed if isinstance(text, str) for word in text.split()}
+        return any(isinstance(value, str) and words.issuperset(value.split()) for value in wanted)
     return any(type(one) is type(value) and one == value for one in listed for value in wanted)
 
 

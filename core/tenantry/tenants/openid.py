@@ -26,7 +26,10 @@ class OpenId:
     # The query of `jwks_uri` can contain a secret.
     jwks_uri: str | None = field(default=None, repr=False)
     claims: tuple[tuple[str, tuple[ClaimValue, ...]], ...] = ()
-    """Pairs of a claim that a token must have and the accepted values of the claim."""
+    """Pairs of a claim that a token must have and the accepted values of the claim.
+
+    The name can be a path, such as `realm_access.roles`.
+    """
 
     def to_config(self) -> dict[str, Any]:
         """Return the settings as written in a tenant file under `OIDC`."""
@@ -120,9 +123,13 @@ def _parse_claims(value: object) -> tuple[tuple[str, tuple[ClaimValue, ...]], ..
 def _parse_claim(name: object, value: object) -> tuple[ClaimValue, ...]:
     if not isinstance(name, str):
         raise ValueError(f"found {type(name).__name__}; expected the name of a claim")  # noqa: TRY004 - pydantic's
+    if not all(name.split(".")):
+        raise ValueError("expected the name of a claim, or a path like 'realm_access.roles'")
     if name in REGISTERED_CLAIMS:
         raise ValueError("is always checked; remove it (see 'issuer' and 'audience')")
     listed = value if isinstance(value, list | tuple) else (value,)
     if not listed or not all(isinstance(item, str | int | float) for item in listed):
         raise ValueError("expected a string, a number, True or False, or a list of them")
+    if not all(str(item).strip() for item in listed):
+        raise ValueError("has an empty value, which any token would have; remove it")
     return tuple(listed)
