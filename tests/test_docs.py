@@ -44,7 +44,9 @@ def _setting_rows() -> list[str]:
 
 
 def _shown_default(default: object) -> str:
-    return "unset" if default in (None, ()) else f"`{default}`"
+    if default in (None, ()):
+        return "unset"
+    return f"`{','.join(default) if isinstance(default, tuple) else default}`"
 
 
 def _rows_under(heading: str, document: str = README) -> list[str]:

@@ -520,17 +520,18 @@ def test_a_tenants_body_limit_applies(
     assert expected == (answer.status_code, text)
 
 
-def test_forwarded_headers_need_a_trusted_proxy(
+def test_forwarded_headers_need_a_trusted_proxy_and_a_setting(
     settings: HostSettings, write_tenant: WriteTenant
 ) -> None:
-    """`X-Forwarded-…` headers count only behind a trusted proxy."""
+    """An `X-Forwarded-…` header counts only behind a trusted proxy, and only if it is trusted."""
     write_tenant("acme")
     locations = []
-    for count in (0, 1):
-        host = Host(settings.model_copy(update={"trusted_proxies": count}))
+    for proxies, headers in ((0, ("prefix",)), (1, ("for", "proto")), (1, ("prefix",))):
+        trusted = {"trusted_proxies": proxies, "trusted_headers": headers}
+        host = Host(settings.model_copy(update=trusted))
         host.load()
         answer = Client(host).get("/acme", headers={"X-Forwarded-Prefix": "/shop"})
         locations.append(answer.headers["Location"])
         host.close()
 
-    assert ["/acme/", "/shop/acme/"] == locations
+    assert ["/acme/", "/acme/", "/shop/acme/"] == locations

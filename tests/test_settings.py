@@ -76,6 +76,8 @@ def test_a_variable_sets_its_field(
         ("TRUSTED_HOSTS", "a b", "'a b': expected a host name, like 'shop.example.org'"),
         ("TRUSTED_HOSTS", "[::g]", "'[::g]': expected a host name, like 'shop.example.org'"),
         ("TRUSTED_HOSTS", "*", "'*': expected a host name, like 'shop.example.org'"),
+        ("ADMIN_HOSTS", "ops.org:80", "'ops.org:80': expected a host name without a port"),
+        ("TRUSTED_HEADERS", "for,forwarded", "expected 'for', 'proto', 'host', 'port' or 'prefix'"),
         ("RATE_LIMIT_STORAGE", "redis", "expected memory:// or redis://"),
         ("RATE_LIMIT_STORAGE", "redis://localhost:abc", "like redis://127.0.0.1:6379/0."),
         ("RATE_LIMIT_STORAGE", "redis://localhost:6379/first", "like redis://127.0.0.1:6379/0."),
@@ -192,3 +194,22 @@ def test_a_setting_of_a_later_version_is_rejected(
 def test_no_setting_is_both_built_and_planned() -> None:
     """No setting is in both the list of existing settings and the list of planned settings."""
     assert set() == HostSettings.model_fields.keys() & set(PLANNED_SETTINGS)
+
+
+def test_only_proxies_headers_that_proxies_usually_replace_are_trusted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By default, the host believes `X-Forwarded-For` and `X-Forwarded-Proto` only."""
+    by_default = read_settings().trusted_headers
+    monkeypatch.setenv("TENANTRY_TRUSTED_HEADERS", "for, host")
+
+    assert [("for", "proto"), ("for", "host")] == [by_default, read_settings().trusted_headers]
+
+
+@pytest.mark.parametrize(
+    ("bind", "is_public"),
+    [("0.0.0.0:1", True), ("[::]:1", True), ("127.0.0.1:1", False), ("off", False)],
+)
+def test_a_wildcard_makes_the_operators_listener_public(bind: str, is_public: bool) -> None:
+    """Only an address that stands for all addresses of the machine is public."""
+    assert is_public == HostSettings(admin_bind=bind).is_admin_public

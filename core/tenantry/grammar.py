@@ -30,9 +30,10 @@ RESERVED_SEGMENTS = frozenset(
 )
 """First path segments that are reserved for proxies and probes, so no URL prefix can use them."""
 
-FORWARDED_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
+FORWARDED_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)*")
 """A valid `X-Forwarded-Prefix` header from a trusted proxy, without a trailing slash. Empty
-segments are invalid, because a link to `//evil.test` leads to another host."""
+segments are invalid, because a link to `//evil.test` leads to another host. The segments `.` and
+`..` are invalid, because browsers remove them from links and cookie paths."""
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 """One label of a host name. Underscores are valid, because container networks use them."""
@@ -107,6 +108,14 @@ def is_host_header(value: str) -> bool:
     """Whether a `Host` header is valid, with or without a port and a final dot (RFC 9110 §7.2)."""
     match = _HOST_HEADER.fullmatch(value)
     return match is not None and int(match[1] or 0) <= MAX_PORT
+
+
+def is_address(value: str) -> bool:
+    """Whether a host name is an address literal, such as `192.0.2.1` or `[::1]`."""
+    try:
+        return _is_ipv6(value) or bool(ipaddress.IPv4Address(value))
+    except ValueError:
+        return False
 
 
 def _is_ipv6(value: str) -> bool:

@@ -1,8 +1,7 @@
 """The host: the WSGI application of one process, with all mounts and the host's own pages.
 
-A request passes the parts of the host in the following order: ProxyFix (only with
-`TENANTRY_TRUSTED_PROXIES`) → edge → router → admission → accounting → mount → instance → the layers
-of `app.stack` → the tenant's app.
+A request passes the parts of the host in the following order: edge → router → admission →
+accounting → mount → instance → the layers of `app.stack` → the tenant's app.
 """
 
 import gc
@@ -13,10 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Flask
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from tenantry.app.factory import check_app, close_app, create_app
 from tenantry.app.process_resources import ProcessResources
@@ -24,6 +22,7 @@ from tenantry.app.stack import build_stack
 from tenantry.http.environ import IS_FOR_OPERATORS, TARGET
 from tenantry.middleware.accounting import Accounting, OnRequestEnd
 from tenantry.middleware.edge import Edge
+from tenantry.middleware.forwarded import ForwardedHeaders
 from tenantry.middleware.host_pages import HostPages, MountStatus
 from tenantry.middleware.in_flight import RequestLimits
 from tenantry.migrations.guard import upgrade_default_database
@@ -99,10 +98,11 @@ class Host:
             self.router.route,
             self._operators_pages(),
             settings.admin_address,
-            is_behind_proxies=settings.trusted_proxies > 0,
+            admin_hosts=settings.admin_hosts,
+            forwarded=_forwarded_headers(settings),
         )
         self.is_operators_listener = edge.is_admin
-        self._route = _behind_proxies(edge.route, settings.trusted_proxies)
+        self._route = edge.route
         self.spool_folder = spool_folder(settings.data_dir)
         self.follower = self._new_follower()
         self._begin_with(ProcessResources(settings, self.usage))
@@ -116,7 +116,7 @@ class Host:
             self._open_control_socket()
         if TARGET not in environ:  # under Tenantry's worker, `admission` has routed the request
             self._mark_operators(environ)
-            self._route(environ, start_response)
+            self._route(environ)
         return self._accounting(environ, start_response)
 
     def _mark_operators(self, environ: "WSGIEnvironment") -> None:
@@ -387,8 +387,7 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     return Host(settings, AccessLog(settings.log_format))
 
 
-def _behind_proxies(route: Any, count: int) -> Any:
-    """Return `route`, with the client's address, scheme and host from the proxies in front."""
-    if not count:
-        return route
-    return ProxyFix(route, x_for=count, x_proto=count, x_host=count, x_port=count, x_prefix=count)
+def _forwarded_headers(settings: HostSettings) -> ForwardedHeaders | None:
+    if not settings.trusted_proxies:
+        return None
+    return ForwardedHeaders(settings.trusted_proxies, settings.trusted_headers)

@@ -26,10 +26,8 @@ PLANNED_KEYS = (
 PLANNED_SETTINGS = (
     "app_dir",
     "admin_token",
-    "admin_hosts",
     "admin_read_only",
     "host_pattern",
-    "trusted_headers",
     "fleet",
     "host_name",
     "advertise",

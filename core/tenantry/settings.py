@@ -20,6 +20,12 @@ from tenantry.planned import PLANNED, PLANNED_SETTINGS
 
 PREFIX = "TENANTRY_"
 
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+"""The addresses that stand for every address of the machine."""
+
+ForwardedHeader = Literal["for", "proto", "host", "port", "prefix"]
+"""The end of the name of an `X-Forwarded-…` header, in lower case."""
+
 _STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s]*)?")
 _STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
 
@@ -105,6 +111,12 @@ class HostSettings(BaseSettings):
         description="Number of trusted proxies in front of the host. With 0, the host ignores "
         "`X-Forwarded-…` headers, because any client can send them.",
     )
+    trusted_headers: Annotated[tuple[ForwardedHeader, ...], NoDecode] = Field(
+        ("for", "proto"),
+        description="Comma-separated `X-Forwarded-…` headers that the host believes from the "
+        "trusted proxies: `for`, `proto`, `host`, `port`, `prefix`. Name only headers that your "
+        "proxy replaces, because proxies pass on the others as the client sent them.",
+    )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Comma-separated host names, without ports, that the host answers to "
@@ -115,6 +127,12 @@ class HostSettings(BaseSettings):
         description="`IP:PORT` of the operators' listener, which clients must not be able to "
         "reach. `off` disables this listener.",
     )
+    admin_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Comma-separated host names, without ports, that the operators' listener "
+        "answers to, in addition to IP addresses and `localhost`. With any other name, a website "
+        "could read the operators' pages through an operator's browser (DNS rebinding).",
+    )
     log_format: Literal["console", "json"] = Field(
         "console",
         description="`console` writes text for people; `json` writes one JSON object per line.",
@@ -124,14 +142,14 @@ class HostSettings(BaseSettings):
         description="Minimum severity of log lines: `debug`, `info`, `warning` or `error`.",
     )
 
-    @field_validator("only", "trusted_hosts", mode="before")
+    @field_validator("only", "trusted_hosts", "trusted_headers", "admin_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
 
-    @field_validator("trusted_hosts")
+    @field_validator("trusted_hosts", "admin_hosts")
     @classmethod
     def _check_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
@@ -163,6 +181,11 @@ class HostSettings(BaseSettings):
     def admin_address(self) -> tuple[str, int] | None:
         """IP address and port of the operators' listener; None if `admin_bind` is `off`."""
         return None if self.admin_bind == "off" else parse_bind(self.admin_bind)
+
+    @property
+    def is_admin_public(self) -> bool:
+        """Whether every network address of the machine reaches the operators' listener."""
+        return self.admin_address is not None and self.admin_address[0] in ANY_ADDRESS
 
 
 def parse_bind(value: str) -> tuple[str, int]:

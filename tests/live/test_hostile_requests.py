@@ -109,7 +109,11 @@ def _proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
     """Return the address of a server that trusts one proxy and one host name."""
     folder = tmp_path_factory.mktemp("proxied")
     _write_tenants(folder)
-    settings = {"TENANTRY_TRUSTED_PROXIES": "1", "TENANTRY_TRUSTED_HOSTS": "acme.test"}
+    settings = {
+        "TENANTRY_TRUSTED_PROXIES": "1",
+        "TENANTRY_TRUSTED_HEADERS": "for,proto,host,port,prefix",
+        "TENANTRY_TRUSTED_HOSTS": "acme.test",
+    }
     with running(COMMAND, folder, "/-/readyz", **settings) as server:
         yield "127.0.0.1", server.port
 
@@ -351,6 +355,7 @@ def test_an_invalid_request_id_is_replaced(tcp: Address, target: bytes, sent: by
         ([b"X-Forwarded-Port: x"], 400, None),
         ([b"X-Forwarded-Proto: javascript"], 400, None),
         ([b"X-Forwarded-Prefix: //evil.test"], 400, None),
+        ([b"X-Forwarded-Prefix: /p/.."], 400, None),
         ([b"X-Forwarded-Prefix: https://evil.test"], 400, None),
         ([b"SCRIPT_NAME: /p"], 308, "/acme/"),
     ],

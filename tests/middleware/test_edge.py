@@ -10,6 +10,7 @@ from werkzeug.test import Client, EnvironBuilder, run_wsgi_app
 
 from tenantry.http.environ import CONNECTION, IS_FOR_OPERATORS, REQUEST_ID, TARGET, TENANT
 from tenantry.middleware.edge import Edge
+from tenantry.middleware.forwarded import ForwardedHeaders
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -165,6 +166,11 @@ def test_http_1_1_needs_a_host(protocol: str, status: int) -> None:
         ("SCRIPT_NAME", "/p//q", 400),
         ("SCRIPT_NAME", "/\\evil.test", 400),
         ("SCRIPT_NAME", "/p\n", 400),
+        ("SCRIPT_NAME", "/..", 400),
+        ("SCRIPT_NAME", "/p/../q", 400),
+        ("SCRIPT_NAME", "/./p", 400),
+        ("SCRIPT_NAME", "/p/%2e%2e", 400),
+        ("SCRIPT_NAME", "/.well-known/..p/p..", 200),
     ],
 )
 def test_an_unsafe_method_scheme_or_prefix_is_refused(
@@ -213,7 +219,8 @@ def test_what_the_server_has_checked_is_not_checked_again(
     is_behind_proxies: bool, host: str, method: str, status: int
 ) -> None:
     """Tenantry's worker checks the host; the edge checks what a proxy may have changed."""
-    edge = Edge(lambda _: tenants, operators, None, is_behind_proxies=is_behind_proxies)
+    forwarded = ForwardedHeaders(1, ["for"]) if is_behind_proxies else None
+    edge = Edge(lambda _: tenants, operators, None, forwarded=forwarded)
     keys = {CONNECTION: object(), "HTTP_HOST": host, "REQUEST_METHOD": method}
 
     assert status == _status(answering(edge), **keys)
@@ -284,3 +291,35 @@ def test_a_host_header_does_not_reach_operators_pages() -> None:
     answer = client.get("/", base_url="http://127.0.0.1:8001")
 
     assert answer.get_json()["side"] == "tenants"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((host, 200) for host in ("127.0.0.1:8001", "[::1]:8001", "192.0.2.7", "10.0.0.1.")),
+        *((host, 200) for host in ("localhost", "LOCALHOST.", "localhost:8001", None)),
+        *((host, 200) for host in ("ops.example.org:443", "OPS.example.org", "a.internal:1")),
+        *((host, 400) for host in ("evil.test", "evil.test:8001", "127.0.0.1.evil.test")),
+        *((host, 400) for host in ("a.localhost", "localhost.evil.test", "1.2.3", "x", "")),
+    ],
+)
+def test_operators_pages_answer_only_to_known_names(host: str | None, status: int) -> None:
+    """The operators' listener answers to addresses, `localhost` and `ADMIN_HOSTS` only.
+
+    With any other name, a website could read the operators' pages by DNS rebinding.
+    """
+    names = ("ops.example.org", ".internal")
+    app = answering(Edge(lambda _: tenants, operators, None, admin_hosts=names))
+
+    found = _status(app, HTTP_HOST=host, SERVER_PROTOCOL="HTTP/1.0", **{IS_FOR_OPERATORS: True})
+
+    assert status == found
+
+
+def test_a_forwarded_host_does_not_open_operators_pages() -> None:
+    """A script on a website can send `X-Forwarded-Host`, so operators' pages ignore that header."""
+    forwarded = ForwardedHeaders(1, ["for", "proto", "host", "port", "prefix"])
+    app = answering(Edge(lambda _: tenants, operators, None, forwarded=forwarded))
+    sent = {"HTTP_HOST": "evil.test", "HTTP_X_FORWARDED_HOST": "localhost"}
+
+    assert _status(app, **sent, **{IS_FOR_OPERATORS: True}) == 400

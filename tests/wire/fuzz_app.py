@@ -75,7 +75,7 @@ class _App:
     def __init__(self) -> None:
         router = Router(fallback=_root)
         router.replace([_mount(prefix) for prefix in PREFIXES])
-        edge = Edge(router.route, _root, None, is_behind_proxies=False)
+        edge = Edge(router.route, _root, None)
         in_flight = RequestsInFlight(FairShare(None))
         accounting = Accounting(in_flight, UsageCounters())
         self.admission = TenantAdmission(

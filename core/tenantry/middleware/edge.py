@@ -1,8 +1,8 @@
 """The edge: finds out who answers a request, before a thread runs it.
 
-`Edge` gives each request an ID, refuses requests with a missing or malformed `Host`, refuses
-`CONNECT`, drops headers that a client may not set, keeps the operators' listener apart from the
-tenants' listener, and asks the router for the mount.
+`Edge` reads what trusted proxies say about the client, gives each request an ID, refuses requests
+with a missing or malformed `Host`, refuses `CONNECT`, drops headers that a client may not set,
+keeps the operators' listener apart from the tenants' listener, and asks the router for the mount.
 """
 
 import re
@@ -10,15 +10,22 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from tenantry.grammar import FORWARDED_PREFIX, is_host_header
+from tenantry.grammar import FORWARDED_PREFIX, is_address, is_host_header
 from tenantry.http.environ import CONNECTION, IS_FOR_OPERATORS, REQUEST_ID, TARGET, TENANT
 from tenantry.http.problem import ProblemResponse
 from tenantry.http.request_id import new_request_id
+from tenantry.middleware.forwarded import ForwardedHeaders
+from tenantry.middleware.trusted_hosts import TrustedHosts, host_name
+from tenantry.settings import ANY_ADDRESS
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
 BAD_HOST = ProblemResponse(HTTPStatus.BAD_REQUEST, "The Host header is missing or malformed.")
+NOT_OPERATORS_HOST = ProblemResponse(
+    HTTPStatus.BAD_REQUEST,
+    "This page answers only to IP addresses, localhost, and the names in TENANTRY_ADMIN_HOSTS.",
+)
 BAD_PROXY = ProblemResponse(
     HTTPStatus.BAD_REQUEST, "X-Forwarded-Proto or X-Forwarded-Prefix is malformed."
 )
@@ -29,7 +36,7 @@ NO_TUNNEL = ProblemResponse(
 )
 
 _VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+_OPERATORS_NAMES = ("localhost",)
 
 
 class Edge:
@@ -40,7 +47,8 @@ class Edge:
         operators: answers requests on the operators' listener.
         admin_address: IP address and port of the operators' listener; None without an operators'
             listener.
-        is_behind_proxies: whether headers of proxies have changed the environ.
+        admin_hosts: further host names that the operators' listener answers to.
+        forwarded: reads the headers of trusted proxies; None if no proxy is trusted.
     """
 
     def __init__(
@@ -49,33 +57,38 @@ class Edge:
         operators: "WSGIApplication",
         admin_address: tuple[str, int] | None,
         *,
-        is_behind_proxies: bool = True,
+        admin_hosts: tuple[str, ...] = (),
+        forwarded: ForwardedHeaders | None = None,
     ) -> None:
-        self._is_behind_proxies = is_behind_proxies
+        self._admin_hosts = TrustedHosts((*_OPERATORS_NAMES, *admin_hosts))
+        self._forwarded = forwarded
         self._route = route
         self._operators = operators
         self._admin_address = admin_address
 
-    def route(self, environ: "WSGIEnvironment", _: object = None) -> Any:
+    def route(self, environ: "WSGIEnvironment", _: object = None, /) -> Any:
         """Check a request, and put the app that answers it into the environ as `TARGET`.
 
         Return the tenant; an empty string for a page of the host, None for a request of operators.
-        The second argument makes `route` a WSGI app for `ProxyFix`.
         """
         sent = environ.get("HTTP_X_REQUEST_ID")
         request_id = sent if sent and _VALID_REQUEST_ID.fullmatch(sent) else new_request_id()
         environ[REQUEST_ID] = environ["HTTP_X_REQUEST_ID"] = request_id
         environ.pop("HTTP_REMOTE_USER", None)
+        if self._forwarded is not None:
+            self._forwarded.apply(environ)
         # Tenantry's worker has checked what no proxy has changed.
-        is_checked = CONNECTION in environ and not self._is_behind_proxies
+        is_checked = CONNECTION in environ and self._forwarded is None
         target = None
         if not is_checked or environ["REQUEST_METHOD"] == "CONNECT":
-            # ProxyFix copies X-Forwarded-Prefix, which proxies often send with a final slash.
+            # Proxies often send X-Forwarded-Prefix with a final slash.
             environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "").removesuffix("/")
             target = self._refusal(environ)
         is_for_operators = IS_FOR_OPERATORS in environ
-        if target is None:
-            target = self._operators if is_for_operators else self._route(environ)
+        if target is None and is_for_operators:
+            target = self._operators if self._is_for_admin(environ) else NOT_OPERATORS_HOST
+        elif target is None:
+            target = self._route(environ)
         environ[TARGET] = target
         return None if is_for_operators else environ.get(TENANT, "")
 
@@ -93,9 +106,20 @@ class Edge:
             return BAD_PROXY
         return NO_TUNNEL if environ["REQUEST_METHOD"] == "CONNECT" else None
 
+    def _is_for_admin(self, environ: "WSGIEnvironment") -> bool:
+        """Whether the operators' listener answers to the host name of a request.
+
+        Otherwise, a website could read operators' pages: the website lets its own name point to
+        127.0.0.1 (DNS rebinding), and a browser takes the pages for pages of the website.
+        """
+        host = environ.get("HTTP_HOST")
+        if host is None:  # from a probe with HTTP/1.0; a browser always sends a name
+            return True
+        return is_address(host_name(host)) or self._admin_hosts.trusts(host)
+
     def is_admin(self, local: Any) -> bool:
         """Whether a socket's own address is the address of the operators' listener."""
         if not isinstance(local, tuple) or self._admin_address is None:
             return False
         address, port = self._admin_address
-        return local[1] == port and (local[0] == address or address in _ANY_ADDRESS)
+        return local[1] == port and (local[0] == address or address in ANY_ADDRESS)

@@ -15,7 +15,7 @@ _NOT_SERVED: Refusal = (
 )
 """The response to a request for an unlisted host name. The response reveals no trusted name."""
 
-_PORT = re.compile(r":\d+$")
+_PORT = re.compile(r":[0-9]*$")
 
 
 class TrustedHosts:
@@ -35,13 +35,19 @@ class TrustedHosts:
 
     def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
         """Return a 400 for an unlisted host name, or None."""
-        if self._names and not self._is_trusted(environ.get("HTTP_HOST", "")):
+        if self._names and not self.trusts(environ.get("HTTP_HOST", "")):
             return _NOT_SERVED
         return None
 
-    def _is_trusted(self, host: str) -> bool:
-        name = _PORT.sub("", host).lower().removesuffix(".")
+    def trusts(self, host: str) -> bool:
+        """Whether a `Host` header contains a listed name."""
+        name = host_name(host)
         return any(
             name == listed or (listed.startswith(".") and f".{name}".endswith(listed))
             for listed in self._names
         )
+
+
+def host_name(host: str) -> str:
+    """Return the name in a `Host` header in lower case, without the port and the final dot."""
+    return _PORT.sub("", host).lower().removesuffix(".")

@@ -108,11 +108,17 @@ def pre_exec(server: Any) -> None:
 
 
 def on_starting(arbiter: Any) -> None:
-    """Change the exit codes of a worker that make gunicorn's master stop all workers.
+    """Warn if operators' pages are public, and change the exit codes of a worker.
 
-    gunicorn uses the exit codes 3 and 4 for a worker that cannot boot or load its app. With other
-    exit codes, the `os._exit(3)` of a tenant ends only one worker.
+    gunicorn uses the exit codes 3 and 4 for a worker that cannot boot or load its app, and then
+    stops all workers. With other exit codes, the `os._exit(3)` of a tenant ends only one worker.
     """
+    if _settings.is_admin_public:
+        arbiter.log.warning(
+            "TENANTRY_ADMIN_BIND: %s makes the operators' pages public, and the pages have no "
+            "login; use the address of an internal network, such as 127.0.0.1.",
+            _settings.admin_bind,
+        )
     arbiter.WORKER_BOOT_ERROR, arbiter.APP_LOAD_ERROR = 193, 194
 
 
