@@ -21,6 +21,7 @@ from tenantry.middleware.authentication import (
     TokenRefusedError,
 )
 from tenantry.middleware.body_limit import BodyLimit
+from tenantry.middleware.failed_attempts import MAX_ATTEMPTS, FailedAttempts
 from tenantry.middleware.head_checks import HeadChecks
 from tenantry.observability.logging import configure_logging
 from tenantry.tenants.clients import Clients, hash_client_key, parse_clients
@@ -113,6 +114,7 @@ def _send(seen: list[dict[str, Any]]) -> Send:
             clients=clients(**(file or {})),
             verify=None if file else verify,
             endpoint_of=endpoint_of,
+            attempts=FailedAttempts(),
         )
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return HttpClient(checked(app, check)).open(path, method=method, headers=named)
@@ -214,7 +216,12 @@ def test_a_limited_key_works_for_its_endpoints_and_methods(
 def test_a_preflight_is_refused() -> None:
     """A CORS preflight gets 401, because a preflight without a key would run the app for anyone."""
     check = Authentication(
-        tenant="acme", realm="/acme", clients=clients(), verify=None, endpoint_of=pytest.fail
+        tenant="acme",
+        realm="/acme",
+        clients=clients(),
+        verify=None,
+        endpoint_of=pytest.fail,
+        attempts=FailedAttempts(),
     )
     layer = checked(pytest.fail, check)
     headers = {"Origin": "https://else.test", "Access-Control-Request-Method": "GET"}
@@ -234,6 +241,7 @@ def test_a_key_is_refused_from_its_expiry_on() -> None:
         clients=ends,
         verify=None,
         endpoint_of=pytest.fail,
+        attempts=FailedAttempts(),
         clock=lambda: now[0],
     )
     layer = checked(lambda _, start: start("200 OK", []) and [], check)
@@ -277,7 +285,12 @@ def test_a_url_that_the_app_fails_to_match_is_500(caplog: pytest.LogCaptureFixtu
         raise SystemExit(3)
 
     check = Authentication(
-        tenant="acme", realm="/acme", clients=clients(), verify=None, endpoint_of=exit_at_once
+        tenant="acme",
+        realm="/acme",
+        clients=clients(),
+        verify=None,
+        endpoint_of=exit_at_once,
+        attempts=FailedAttempts(),
     )
 
     response = HttpClient(checked(pytest.fail, check)).get("/", headers={"X-API-Key": KEYS["shop"]})
@@ -496,3 +509,50 @@ def test_keys_are_read_correctly_behind_gunicorn(
     assert [b"201", b"201", b"401", b"401", b"401"] == [one.split()[1] for one in answers]
     wait_until(lambda: 5 == server.log.read_text().count("request.ended"))
     assert key not in server.log.read_text()
+
+
+# -- failed attempts -------------------------------------------------------------------------------
+
+
+def test_a_client_without_a_valid_key_is_slowed_down(
+    write_tenant: Callable[..., object], host: Host, client: HttpClient
+) -> None:
+    """Over the bound, a wrong key gets 429; a valid key from the same address still gets in."""
+    write_tenant("acme", CLIENTS={"web": FILE["web"]})
+    write_tenant("globex", CLIENTS={"web": hash_client_key("tenantry_" + "g" * 30)})
+    host.load()
+    wrong = [
+        client.get("/acme/", headers={"X-API-Key": f"guess-{number}"})
+        for number in range(MAX_ATTEMPTS + 1)
+    ]
+
+    right = client.get("/acme/", headers={"X-API-Key": KEYS["web"]})
+    without_key = client.get("/acme/")
+    from_elsewhere = client.get("/acme/", environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
+    elsewhere = client.get("/globex/")
+
+    assert [401] * MAX_ATTEMPTS + [429] == [one.status_code for one in wrong]
+    assert 1 <= int(wrong[-1].headers["Retry-After"]) <= 60
+    assert [201, 429] == [right.status_code, without_key.status_code]
+    assert [401, 401] == [from_elsewhere.status_code, elsewhere.status_code]
+
+
+def test_a_valid_token_gets_in_over_the_bound(caplog: pytest.LogCaptureFixture) -> None:
+    """A client with a token is not locked out by wrong tokens from the same address."""
+    check = Authentication(
+        tenant="acme",
+        realm="/acme",
+        clients=None,
+        verify=verify,
+        endpoint_of=pytest.fail,
+        attempts=FailedAttempts(),
+    )
+    layer = checked(lambda _, start: start("200 OK", []) and [], check)
+
+    def statuses(token: str, count: int) -> list[int]:
+        headers = {"Authorization": f"Bearer {token}"}
+        return [HttpClient(layer).get("/", headers=headers).status_code for _ in range(count)]
+
+    assert {401, 429} == {*statuses("forged", MAX_ATTEMPTS + 9)}
+    assert [200] == statuses(TOKEN, 1)
+    assert MAX_ATTEMPTS == len(caplog.records)

@@ -103,9 +103,23 @@ def test_a_response_with_a_cookie_is_private(headers: Headers, caching: list[str
 
 
 @pytest.mark.parametrize("name", [
-    "Accept-CH", "Alt-Svc", "Clear-Site-Data", "NEL", "Origin-Agent-Cluster", "Report-To",
-    "Service-Worker-Allowed", "Set-Cookie2", "Strict-Transport-Security",
+    "Accept-CH", "Alt-Svc", "Attribution-Reporting-Register-Source",
+    "Attribution-Reporting-Register-Trigger", "Cache-Group-Invalidation", "Clear-Site-Data",
+    "Critical-CH", "Expect-CT", "IdP-SignIn-Status", "Login-Status", "NEL",
+    "Observe-Browsing-Topics", "Origin-Agent-Cluster", "Public-Key-Pins", "Report-To",
+    "Sec-Session-Registration", "Secure-Session-Registration", "Service-Worker-Allowed",
+    "Set-Cookie2", "Set-Login", "Shared-Storage-Write", "Strict-Transport-Security",
+    "Use-As-Dictionary", "USE-AS-DICTIONARY",
 ])  # fmt: skip
 def test_headers_that_affect_the_whole_origin_are_removed(name: str) -> None:
     """A tenant cannot send headers that would also apply to other tenants of the same origin."""
     assert name not in answer([(name, '"*"'), ("X-Other", "1")]).headers
+
+
+@pytest.mark.parametrize("name", [
+    "Content-Security-Policy", "Cross-Origin-Opener-Policy", "Link", "Permissions-Policy",
+    "Reporting-Endpoints", "Speculation-Rules", "Supports-Loading-Mode", "Activate-Storage-Access",
+])  # fmt: skip
+def test_headers_that_affect_only_their_own_page_are_kept(name: str) -> None:
+    """A header that acts only on its own response or page reaches the client."""
+    assert "x" == answer([(name, "x")]).headers[name]

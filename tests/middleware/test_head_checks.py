@@ -13,6 +13,7 @@ from tenantry.http.environ import CLIENT, RATE_HEADERS
 from tenantry.http.problem import Refusal
 from tenantry.middleware.authentication import CLAIMS, Authentication
 from tenantry.middleware.body_limit import BodyLimit
+from tenantry.middleware.failed_attempts import FailedAttempts
 from tenantry.middleware.head_checks import HeadCheck, HeadChecks
 from tenantry.middleware.rate_limit import RateLimit, RateLimiter
 from tenantry.middleware.trusted_hosts import TrustedHosts
@@ -37,7 +38,12 @@ def authentication(verify: Any = None, **limits: object) -> Authentication:
     """Return a check that accepts `KEY` and no other key."""
     clients = parse_clients({"web": {"key": hash_client_key(KEY)} | limits}, "acme", None)
     return Authentication(
-        tenant="acme", realm="/acme", clients=clients, verify=verify, endpoint_of=lambda _: "shop"
+        tenant="acme",
+        realm="/acme",
+        clients=clients,
+        verify=verify,
+        endpoint_of=lambda _: "shop",
+        attempts=FailedAttempts(),
     )
 
 
@@ -209,3 +215,46 @@ def test_an_instance_gives_access_to_its_head_checks(
     assert instance.head_checks is not None
     refusal = instance.head_checks.refuse(environ_of(CONTENT_LENGTH="21"))
     assert (True, 413) == (instance.head_checks.is_quick, status_of(refusal))
+
+
+# -- caching ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "caching"),
+    [
+        (None, "private"),
+        ("max-age=60", "max-age=60,private"),
+        ("no-cache", "no-cache,private"),
+        ("private, max-age=60", "private, max-age=60"),
+        ("PUBLIC", "PUBLIC"),
+        ("no-store", "no-store"),
+        ("s-maxage=60", "s-maxage=60"),
+        ("x-public", "x-public,private"),
+    ],
+)
+def test_a_response_to_a_client_with_a_key_is_not_for_others(
+    sent: str | None, caching: str
+) -> None:
+    """A shared cache stores a response to a request with a key only if the app says so."""
+
+    def cacheable(_: object, start_response: Any) -> list[bytes]:
+        headers = [("Vary", "Accept"), *([("Cache-Control", sent)] if sent else [])]
+        start_response("200 OK", headers)
+        return []
+
+    layer = HeadChecks(cacheable, "acme", [authentication()], BodyLimit(LIMIT))
+
+    _, _, headers = run_wsgi_app(layer, environ_of(), buffered=True)
+
+    assert caching == ",".join(headers.getlist("Cache-Control"))
+    assert ["Accept", "Authorization, X-API-Key"] == headers.getlist("Vary")
+
+
+def test_a_response_of_an_open_tenant_can_be_cached() -> None:
+    """Without `CLIENTS` and `OIDC`, the caching headers are the app's own."""
+    layer = HeadChecks(app, "acme", [rate()], BodyLimit(LIMIT))
+
+    _, _, headers = run_wsgi_app(layer, environ_of(), buffered=True)
+
+    assert [False, False] == [name in headers for name in ("Cache-Control", "Vary")]

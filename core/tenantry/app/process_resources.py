@@ -1,8 +1,8 @@
 """Holds the resources that all tenants of a process share.
 
 The resources are database connections, memory for decoding images, request slots, rate limits,
-running requests, and the keys that verify tokens. `app.stack` passes the resources to each app's
-layers.
+failed attempts, running requests, and the keys that verify tokens. `app.stack` passes the resources
+to each app's layers.
 """
 
 import threading
@@ -17,6 +17,7 @@ from tenantry.http.problem import Refusal
 from tenantry.http.request_record import current_request
 from tenantry.middleware.authentication import Verify
 from tenantry.middleware.deadlines import Watchdog
+from tenantry.middleware.failed_attempts import FailedAttempts
 from tenantry.middleware.fair_share import FairShare
 from tenantry.middleware.in_flight import RequestsInFlight
 from tenantry.observability.scoreboard import Row
@@ -58,6 +59,7 @@ class ProcessResources:
         self.decoding_memory = MemoryBudget(DECODING_BYTES, DECODING_WAIT_S)
         self.in_flight = RequestsInFlight(FairShare(threads), row)
         self.watchdog = Watchdog(self.in_flight, note_overdue=partial(usage.add, overdue=1))
+        self.failed_attempts = FailedAttempts()
         self.note_query = partial(_note_query, usage)
         self._rates_url = settings.rate_limit_storage
         self._lock = threading.Lock()  # protects the creation of the rate limiter

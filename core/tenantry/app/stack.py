@@ -81,6 +81,7 @@ def _head_checks(
             clients=tenant.clients,
             verify=resources.token_check(tenant),
             endpoint_of=endpoint_finder(app, tenant),
+            attempts=resources.failed_attempts,
         )
     if tenant.rate_limit is not None:
         # The import takes 0.3 s, so only a host with a rate limit imports `rate_limit`.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenantry.http.environ import CLIENT, REQUEST_ID
 from tenantry.http.problem import INTERNAL_ERROR, ProblemResponse, Refusal
+from tenantry.middleware.failed_attempts import FailedAttempts
 from tenantry.tenants.clients import Client, Clients, key_digest
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class _ClientRefusedError(Exception):
 class Authentication:
     """Head check that admits clients with a known key or a valid token. Thread-safe.
 
-    Each refusal is logged with the client's name if it is known, and never with the key.
+    Each refusal is logged with the client's name if it is known, and never with the key. Over the
+    bound of `FailedAttempts`, a 429 replaces the 401, and refusals are not logged.
 
     Args:
         tenant: the tenant's name, for the log.
@@ -88,6 +90,7 @@ class Authentication:
         verify: verifies a token; None if the tenant accepts no tokens.
         endpoint_of: returns the endpoint of a request; called only for clients that are limited to
             some endpoints.
+        attempts: counts the requests without a valid key.
         clock: returns seconds since the epoch.
     """
 
@@ -99,11 +102,13 @@ class Authentication:
         clients: Clients | None,
         verify: Verify | None,
         endpoint_of: EndpointOf,
+        attempts: FailedAttempts,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tenant = tenant
         self._verify = verify
         self._endpoint_of = endpoint_of
+        self._attempts = attempts
         self._clock = clock
         listed = () if clients is None else clients.all
         self._keys = tuple((digest, one) for one in listed for digest in one.digests)
@@ -132,6 +137,10 @@ class Authentication:
         try:
             environ[CLIENT] = self._client(environ)
         except _ClientRefusedError as refused:
+            if refused.answer.status is HTTPStatus.UNAUTHORIZED:
+                wait_s = self._attempts.note(self._tenant, environ.get("REMOTE_ADDR", ""))
+                if wait_s:
+                    return _too_many(wait_s), []
             self._log(environ, refused)
             return refused.answer, []
         return None
@@ -230,5 +239,13 @@ def _keys_missing(retry_after_s: int) -> ProblemResponse:
     return ProblemResponse(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "Tokens cannot be checked right now.",
+        retry_after_s=retry_after_s,
+    )
+
+
+def _too_many(retry_after_s: int) -> ProblemResponse:
+    return ProblemResponse(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "Too many requests from this address had no valid key. Send a valid key, or wait.",
         retry_after_s=retry_after_s,
     )

@@ -21,17 +21,29 @@ PATH_BYTES = 1024
 and use the folder of the request's URL instead, which is `/` for `/acme`."""
 
 ORIGIN_WIDE = frozenset({
-    "accept-ch", "alt-svc", "clear-site-data", "nel", "origin-agent-cluster", "report-to",
-    "service-worker-allowed", "set-cookie2", "strict-transport-security",
+    # where requests go and how: RFC 7838, RFC 6797, RFC 7469, RFC 9163
+    "alt-svc", "strict-transport-security", "public-key-pins", "public-key-pins-report-only",
+    "expect-ct",
+    # what requests contain: RFC 8942, Client Hints Reliability, RFC 9842
+    "accept-ch", "accept-ch-lifetime", "critical-ch", "use-as-dictionary",
+    # what the browser stores: Clear Site Data, RFC 2965, Shared Storage, RFC 9875
+    "clear-site-data", "set-cookie2", "shared-storage-write", "cache-group-invalidation",
+    # whether the visitor is signed in: Login Status and its former names, Device Bound Sessions
+    "login-status", "set-login", "idp-signin-status", "secure-session-registration",
+    "secure-session-challenge", "sec-session-registration", "sec-session-challenge",
+    # what the browser reports about the visitor: Network Error Logging, Reporting, Topics,
+    # Attribution Reporting
+    "nel", "report-to", "observe-browsing-topics", "attribution-reporting-register-source",
+    "attribution-reporting-register-trigger", "attribution-reporting-register-os-source",
+    "attribution-reporting-register-os-trigger",
+    # which scripts and processes serve pages: Service Workers, HTML and its former name
+    "service-worker-allowed", "origin-agent-cluster", "origin-isolation",
 })  # fmt: skip
-"""Response headers that act on a whole origin, and therefore on other tenants. `alt-svc` can move
-requests to another server (RFC 7838 §3). `strict-transport-security` switches HTTPS on or off (RFC
-6797 §8.1). `clear-site-data` deletes cookies and storage (W3C Clear Site Data §3). `nel` and
-`report-to` report requests to another server (Network Error Logging §3, Reporting).
-`service-worker-allowed` lets a script of one tenant answer requests for other tenants (Service
-Workers §6.1). `accept-ch` changes request headers (RFC 8942 §3.1), and `origin-agent-cluster`
-changes the process of a page (HTML). A proxy in front of the host can set these headers for all
-tenants."""
+"""Response headers that act on a whole origin, or on all its later requests, and therefore on other
+tenants. For example, `alt-svc` can move requests to another server, and `service-worker-allowed`
+lets a script of one tenant answer requests for other tenants. Headers that act only on their own
+response or page, such as `content-security-policy`, are not in the list. A proxy in front of the
+host can set these headers for all tenants."""
 
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"

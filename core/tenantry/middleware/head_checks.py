@@ -5,6 +5,7 @@ the checks itself, before the server asks for a body and before a thread runs th
 other server, the layer runs the checks in the thread. Each check runs once per request.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 Headers = list[tuple[str, str]]
+
+VARY = ("Vary", "Authorization, X-API-Key")
+"""The request headers that can contain a key."""
+
+_CACHED_BY = re.compile(
+    r"(?:^|[\s,])(?:public|private|no-store|s-maxage)(?:$|[\s,=])", re.IGNORECASE
+)
+"""Directives of `Cache-Control` that say whether a shared cache may store a response."""
 
 LENGTH_REQUIRED = ProblemResponse(
     HTTPStatus.LENGTH_REQUIRED, "This server needs the length of a body before the body."
@@ -106,6 +115,7 @@ class HeadChecks:
                 return refusal[0](environ, _adding(refusal[1], start_response))
             if CLIENT in environ:
                 bind_contextvars(client=environ[CLIENT])
+                start_response = _keeping_private(start_response)
             if RATE_HEADERS in environ:
                 start_response = _adding(environ[RATE_HEADERS], start_response)
             # With the key `INPUT_TERMINATED`, Werkzeug reads up to the end of the stream instead of
@@ -117,6 +127,23 @@ class HeadChecks:
                 # Under a server such as uWSGI, the app would get an empty body.
                 return LENGTH_REQUIRED(environ, start_response)
         return self._app(environ, start_response)
+
+
+def _keeping_private(start_response: "StartResponse") -> "StartResponse":
+    """Return a `start_response` that keeps a shared cache from sending the response to others.
+
+    For a request with `Authorization`, a shared cache does so anyway (RFC 9111 §3.5), but a cache
+    does not know `X-API-Key`.
+    """
+
+    def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
+        caching = ",".join(value for name, value in headers if name.lower() == "cache-control")
+        added = [VARY] if _CACHED_BY.search(caching) else [VARY, ("Cache-Control", "private")]
+        if exc_info is None:
+            return start_response(status, [*headers, *added])
+        return start_response(status, [*headers, *added], exc_info)
+
+    return start
 
 
 def _adding(added: Headers, start_response: "StartResponse") -> "StartResponse":
