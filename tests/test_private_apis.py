@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from alembic.runtime.migration import HeadMaintainer, MigrationStep
+from blinker import Signal
 from packaging.requirements import Requirement
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, Pool
@@ -45,6 +46,10 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
     "Rule._build_unknown": (
         "werkzeug", "app.lazy_rule sets it to the compiled builder",
         lambda: _bound_rule()._build_unknown,
+    ),
+    "Signal._disconnect": (
+        "blinker", "library_locks replaces it, because it iterates over a shared dictionary",
+        lambda: Signal._disconnect,
     ),
     "Pool._do_get": (
         "sqlalchemy", "database.pool takes connections from the process's budget",

@@ -33,6 +33,7 @@ from tenantry.files.memory_budget import (
 )
 from tenantry.grammar import TENANT_NAME
 from tenantry.http.environ import HEAD_CHECKED_FOR
+from tenantry.library_locks import lock_library_functions
 from tenantry.migrations.guard import MigrationGuard, add_migration_guard
 from tenantry.observability.redaction import secret_scope
 from tenantry.settings import read_settings
@@ -168,6 +169,7 @@ def create_app(
         TenantFileError: `config` is invalid. The error lists every problem of the configuration.
         EndpointError: an endpoint does not exist, or its import or registration fails.
     """
+    lock_library_functions()
     data_dir = (data_dir or read_settings().data_dir).absolute()
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)

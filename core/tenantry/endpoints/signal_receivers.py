@@ -16,6 +16,7 @@ from blinker import Signal
 from flask import Flask
 
 from tenantry.errors import EndpointError
+from tenantry.library_locks import SIGNALS_LOCK
 
 _FLASK_SIGNALS: tuple[Signal, ...] = tuple(
     value for value in vars(flask.signals).values() if isinstance(value, Signal)
@@ -33,12 +34,13 @@ def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
     Raises:
         EndpointError: a receiver is connected to a named signal that does not belong to Flask.
     """
-    for signal in _FLASK_SIGNALS:
-        for receiver in _receivers_of_any_sender(signal, package):
-            is_weak = _is_weakly_connected(signal, receiver)
-            signal.disconnect(receiver)
-            signal.connect(receiver, app, weak=is_weak)
-    for name, signal in list(blinker.default_namespace.items()):
+    with SIGNALS_LOCK:
+        for signal in _FLASK_SIGNALS:
+            for receiver in _receivers_of_any_sender(signal, package):
+                is_weak = _is_weakly_connected(signal, receiver)
+                signal.disconnect(receiver)
+                signal.connect(receiver, app, weak=is_weak)
+    for name, signal in blinker.default_namespace.copy().items():
         for receiver in _receivers_of_any_sender(signal, package):
             raise EndpointError(
                 endpoint,
@@ -50,8 +52,8 @@ def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
 
 def disconnect_receivers(package: str) -> None:
     """Disconnect all receivers of a private package, because they could keep the app alive."""
-    for signal in (*_FLASK_SIGNALS, *list(blinker.default_namespace.values())):
-        for connected in list(signal.receivers.values()):
+    for signal in (*_FLASK_SIGNALS, *blinker.default_namespace.copy().values()):
+        for connected in signal.receivers.copy().values():
             receiver = connected() if isinstance(connected, weakref.ref) else connected
             if receiver is not None and _is_of(package, receiver):
                 signal.disconnect(receiver)
@@ -60,13 +62,14 @@ def disconnect_receivers(package: str) -> None:
 def _receivers_of_any_sender(signal: Signal, package: str) -> Iterator[Any]:
     """Yield the receivers of a private package that are connected without a sender."""
     unknown_sender = object()
-    receivers = list(signal.receivers_for(unknown_sender))
+    with SIGNALS_LOCK:
+        receivers = list(signal.receivers_for(unknown_sender))
     return (receiver for receiver in receivers if _is_of(package, receiver))
 
 
 def _is_weakly_connected(signal: Signal, receiver: Any) -> bool:
     """Whether a signal holds only a weak reference to a receiver."""
-    return not any(connected is receiver for connected in signal.receivers.values())
+    return not any(connected is receiver for connected in signal.receivers.copy().values())
 
 
 def _is_of(package: str, receiver: Any) -> bool:
