@@ -63,6 +63,34 @@ def test_another_server_serves_the_host(two_tenants: Path, command: list[str]) -
     assert (response.status, json.loads(body)) == (201, {"hello": "Ada", "info": INFO})
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["tenantry", "serve", "--bind", "{bind}", "--workers", "2"],
+        [
+            *("uwsgi", "--http", "{bind}", "--module", "tenantry.wsgi:application"),
+            *("--virtualenv", sys.prefix, "--die-on-term", "--enable-threads"),
+            *("--processes", "2", "--master", "--lazy-apps"),
+        ],
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_workers_count_a_rate_together(tmp_path: Path, command: list[str]) -> None:
+    """Two workers together admit three of six requests, and their successors admit none."""
+    _write_tenants(tmp_path, acme=tenant_text("acme", RATE_LIMIT="3/hour"))
+    with running(command, tmp_path) as server:
+        statuses = [server.get("/acme/")[0].status for _ in range(6)]
+        workers = _worker_pids(server)
+        if command[0] == "tenantry":
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not set(workers) & set(_worker_pids(server)))
+            wait_until(lambda: answers_at(server, "/-/livez"))
+        later = [server.get("/acme/")[0].status for _ in range(3)]
+
+    assert ([201] * 3 + [429] * 3, [429] * 3) == (statuses, later)
+
+
 def test_run_is_flasks_development_server_for_one_tenant(two_tenants: Path) -> None:
     """With `tenantry run acme -- run --debug`, the tenant answers under its prefix and at `/`."""
     command = ["tenantry", "run", "acme", "--", "run", "--debug", "--port", "{port}"]

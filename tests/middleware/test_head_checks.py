@@ -49,7 +49,7 @@ def authentication(verify: Any = None, **limits: object) -> Authentication:
 
 def rate(text: str = "1/hour") -> RateLimit:
     """Return a check of a rate in memory."""
-    return RateLimit(RateLimiter("memory://", lambda: 1), "acme", text)
+    return RateLimit(RateLimiter("memory://"), "acme", text)
 
 
 def all_checks() -> HeadChecks:
@@ -182,7 +182,7 @@ def test_quick_checks_neither_wait_nor_run_code_of_the_app(
 
 def test_a_rate_in_redis_is_not_quick() -> None:
     """A request waits for Redis, so a server must not wait on the thread of all connections."""
-    rates = RateLimiter("redis://localhost:1", lambda: 1)
+    rates = RateLimiter("redis://localhost:1")
 
     is_quick = RateLimit(rates, "acme", "1/hour").is_quick
     rates.close()

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from limits import parse_many
+from limits import parse, parse_many
 from werkzeug.test import create_environ, run_wsgi_app
 
 import redis_server
 from servers import wait_until
 from tenantry.middleware.body_limit import BodyLimit
 from tenantry.middleware.head_checks import HeadChecks
+from tenantry.middleware.rate_files import ENTRIES
 from tenantry.middleware.rate_limit import LOOK_AGAIN_S, RateLimit, RateLimiter
 from tenantry.middleware.rate_storage import (
     LOG_INTERVAL_S,
-    PRUNE_AT,
     REDIS_TIMEOUT_S,
     SharedStorage,
 )
@@ -62,7 +62,7 @@ def _statuses(layer: HeadChecks, count: int) -> list[int]:
 
 def _hits(rates: RateLimiter, rate: str, count: int, tenant: str = "acme") -> int:
     """Return how many of `count` requests are admitted."""
-    verdicts = [rates.hit(tenant, parse_many(rate)) for _ in range(count)]
+    verdicts = [rates.hit(tenant, tuple(parse_many(rate))) for _ in range(count)]
     return sum(verdict is None or not verdict.is_over for verdict in verdicts)
 
 
@@ -74,7 +74,7 @@ def test_a_tenant_over_its_rate_gets_429() -> None:
 
     All responses have `RateLimit` headers.
     """
-    layer = _limited(RateLimiter("memory://", lambda: 1, clock=Clock()), "2/minute")
+    layer = _limited(RateLimiter("memory://", clock=Clock()), "2/minute")
 
     first, second, third = _request(layer), _request(layer), _request(layer)
 
@@ -93,65 +93,83 @@ NAMES = ("Limit", "Remaining", "Reset")
 
 def test_tenants_are_counted_separately() -> None:
     """One tenant's requests do not count against another tenant's rate."""
-    rates = RateLimiter("memory://", lambda: 1, clock=Clock())
+    rates = RateLimiter("memory://", clock=Clock())
 
     assert (3, 3) == (_hits(rates, "3/minute", 5), _hits(rates, "3/minute", 5, "globex"))
 
 
 def test_the_window_slides() -> None:
-    """Half a window later, half of the previous window's requests still count."""
+    """A request counts for exactly the length of the window."""
     clock = Clock()
-    rates = RateLimiter("memory://", lambda: 1, clock=clock)
-    full = _hits(rates, "10/minute", 20)
-    clock.now += 59.9
-    late_in_window = _hits(rates, "10/minute", 20)
-    clock.now += 30.1
-    half_later = _hits(rates, "10/minute", 20)
-    clock.now += 180.0
-    much_later = _hits(rates, "10/minute", 20)
+    rates = RateLimiter("memory://", clock=clock)
+    admitted = [_hits(rates, "3/minute", 2)]
+    for pause_s in (30.0, 29.9, 0.2, 29.8, 0.2, 60.1):
+        clock.now += pause_s
+        admitted.append(_hits(rates, "3/minute", 5))
 
-    assert (10, 0, 5, 10) == (full, late_in_window, half_later, much_later)
+    assert [2, 1, 0, 2, 0, 1, 3] == admitted
+
+
+def test_a_high_rate_is_never_exceeded_in_a_window() -> None:
+    """Above `ENTRIES` requests, no window has more than the rate, and 0.4 % later all fit again."""
+    clock = Clock()
+    rates = RateLimiter("memory://", clock=clock)
+    admitted: list[float] = []
+    for _ in range(3000):
+        clock.now += 0.05
+        if _hits(rates, "1000/minute", 1):
+            admitted.append(clock.now)
+    most = max(sum(at - 60.0 < one <= at for one in admitted) for at in admitted[::10])
+    clock.now += 60.0 * (1 + 1 / (ENTRIES - 1))
+
+    assert 990 < most <= 1000
+    assert 1000 == _hits(rates, "1000/minute", 1500)
+
+
+def test_a_request_that_one_rate_refuses_counts_in_no_other() -> None:
+    """Requests over the rate per minute do not use up the rate per second."""
+    clock = Clock()
+    rates = RateLimiter("memory://", clock=clock)
+    _hits(rates, "2/second; 3/minute", 2)
+    clock.now += 1.1
+    _hits(rates, "2/second; 3/minute", 1)
+    clock.now += 58.8
+    _hits(rates, "2/second; 3/minute", 9)
+    clock.now += 0.2
+
+    assert 2 == _hits(rates, "2/second; 3/minute", 9)
 
 
 def test_every_one_of_several_rates_holds() -> None:
     """With `2/second; 3/minute`, a request is refused as soon as either rate is used up."""
     clock = Clock()
-    rates = RateLimiter("memory://", lambda: 1, clock=clock)
+    rates = RateLimiter("memory://", clock=clock)
     per_second = _hits(rates, "2/second; 3/minute", 3)
     clock.now += 10.0
 
     assert (2, 1) == (per_second, _hits(rates, "2/second; 3/minute", 3))
 
 
-@pytest.mark.parametrize(("processes", "part"), [(1, 10), (2, 5), (3, 3), (20, 1)])
-def test_in_memory_each_process_admits_its_share(processes: int, part: int) -> None:
-    """Each of N processes admits the rate divided by N, but at least one request."""
-    rates = RateLimiter("memory://", lambda: processes, clock=Clock())
-
-    assert part == _hits(rates, "10/minute", 20)
-
-
 def test_a_request_after_retry_after_is_admitted() -> None:
     """Requests are refused until the time in `Retry-After`, and admitted from then on."""
     clock = Clock()
-    rates = RateLimiter("memory://", lambda: 1, clock=clock)
-    layer = _limited(rates, "3/minute")
-    _statuses(layer, 3)
-    clock.now += 80.0  # two thirds of the requests of the previous window still count
-    admitted = _statuses(layer, 2)
+    layer = _limited(RateLimiter("memory://", clock=clock), "3/minute")
+    _statuses(layer, 1)
+    clock.now += 20.0
+    admitted = _statuses(layer, 3)
     wait_s = int(_request(layer)[1]["Retry-After"])
-    clock.now += wait_s - 1.01
+    clock.now += wait_s - 0.01
     before = _request(layer)[0]
-    clock.now += 1.02
+    clock.now += 0.02
 
-    assert ([200, 429], 429, 200) == (admitted, before, _request(layer)[0])
+    assert ([200, 200, 429], 40, 429, 200) == (admitted, wait_s, before, _request(layer)[0])
 
 
 def test_a_jump_of_the_system_clock_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After the system clock jumps by hours, the same requests are admitted and refused."""
-    rates = RateLimiter("memory://", lambda: 1)
+    rates = RateLimiter("memory://")
     before = _hits(rates, "3/hour", 5)
     now = time.time()
     jumped = []
@@ -162,23 +180,10 @@ def test_a_jump_of_the_system_clock_changes_nothing(
     assert (3, [(0, 3), (0, 3)]) == (before, jumped)
 
 
-def test_old_counts_are_deleted() -> None:
-    """Counts of windows in the past are deleted, so memory use does not grow with all tenants."""
-    clock = Clock()
-    rates = RateLimiter("memory://", lambda: 1, clock=clock)
-    for number in range(PRUNE_AT):
-        _hits(rates, "1/second", 1, str(number))
-    clock.now += 10.0
-
-    _hits(rates, "1/second", 1)
-
-    assert 1 == len(rates._storage._counts)  # type: ignore[union-attr]
-
-
 def test_a_tenant_over_its_rate_is_known_without_counting() -> None:
     """For up to `LOOK_AGAIN_S`, `known_over` knows the refusal without counting another request."""
     clock = Clock()
-    rates = RateLimiter("memory://", lambda: 1, clock=clock)
+    rates = RateLimiter("memory://", clock=clock)
     unknown = rates.known_over("acme")
     _hits(rates, "1/minute", 2)
     problem, headers = rates.known_over("acme") or pytest.fail("not known")
@@ -211,7 +216,7 @@ def _two(
     """Return the limiters of two workers that share an empty Redis. A slow answer does not fail."""
     monkeypatch.setattr("tenantry.middleware.rate_storage.REDIS_TIMEOUT_S", 5.0)
     redis.say(b"FLUSHALL\r\n")
-    both = RateLimiter(redis.url, lambda: 2), RateLimiter(redis.url, lambda: 2)
+    both = RateLimiter(redis.url), RateLimiter(redis.url)
     yield both
     for rates in both:
         rates.close()
@@ -225,7 +230,7 @@ def test_redis_counts_over_all_processes(two: tuple[RateLimiter, RateLimiter]) -
 
 
 def _wait_until_it_counts(rates: RateLimiter) -> None:
-    wait_until(lambda: rates.hit("probe", parse_many("1/hour")) is not None)
+    wait_until(lambda: rates.hit("probe", (parse("1/hour"),)) is not None)
 
 
 @pytest.mark.parametrize("is_frozen", [False, True])

@@ -99,16 +99,6 @@ def test_a_row_is_empty_when_it_is_claimed_again() -> None:
     assert 0 == scoreboard.count_requests("acme")
 
 
-def test_only_serving_processes_are_counted() -> None:
-    """The scoreboard counts only serving processes, not those that are stopping or have ended."""
-    scoreboard = Scoreboard()
-    stopping, gone, _ = _row(scoreboard), _row(scoreboard), _row(scoreboard)
-    stopping.stop()
-    gone.free()
-
-    assert 1 == scoreboard.serving_processes()
-
-
 def test_a_full_scoreboard_is_not_an_error() -> None:
     """If the scoreboard is full, it does not show further requests and processes."""
     scoreboard = Scoreboard()

@@ -301,7 +301,7 @@ def test_an_error_in_blaming_does_not_stop_the_master(
     worker.note_exit()
 
     assert ["worker.blame_failed"] == [record.message for record in caplog.records]
-    assert 0 == row.scoreboard.serving_processes()
+    assert not list(row.scoreboard._rows())
 
 
 # -- operator state --------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ class ProcessResources:
         self.failed_attempts = FailedAttempts()
         self.note_query = partial(_note_query, usage)
         self._rates_url = settings.rate_limit_storage
+        self._rates_folder = settings.data_dir / ".rates"
         self._lock = threading.Lock()  # protects the creation of the rate limiter
         self._rates: RateLimiter | None = None
         self.over: dict[str, Any] = {}
@@ -84,10 +85,11 @@ class ProcessResources:
 
         with self._lock:
             if self._rates is None:
-                processes = self.row.scoreboard.serving_processes if self.row else lambda: 1
+                # A command that sends one request does not use up the rate of the running host.
+                folder = None if self.row is None else self._rates_folder
                 note = partial(self.usage.add, uncounted=1)
                 self._rates = RateLimiter(
-                    self._rates_url, processes, note_uncounted=note, over=self.over
+                    self._rates_url, folder, note_uncounted=note, over=self.over
                 )
             return self._rates
 

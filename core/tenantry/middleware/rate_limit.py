@@ -7,16 +7,18 @@ tenant's clients.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from limits import RateLimitItem, parse_many
 
 from tenantry.http.environ import RATE_HEADERS
 from tenantry.http.problem import ProblemResponse, Refusal
-from tenantry.middleware.rate_storage import OwnStorage, SharedStorage, Window
+from tenantry.middleware.rate_files import HostStorage
+from tenantry.middleware.rate_storage import Count, SharedStorage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -36,12 +38,11 @@ class RateDecision:
 
     is_over: bool
     limit: int
-    """Maximum number of requests per window, in this process."""
+    """Maximum number of requests per window."""
     window_s: int
     remaining: int
     reset_s: int
-    """Seconds until the next window or, if the tenant is over its rate, until another request is
-    admitted."""
+    """Seconds until more requests fit."""
 
     def headers(self) -> Headers:
         """Return the `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers.
@@ -79,9 +80,9 @@ class RateLimiter:
     """The rate limits of all tenants of a process. Thread-safe. `close()` closes the storage.
 
     Args:
-        url: the storage of the counts: `memory://`, or a Redis URL.
-        processes: returns the number of processes of this host that serve now. With `memory://`,
-            each process admits an equal part of the rate.
+        url: the storage of the counts: `memory://` for all processes of this host, or a Redis URL
+            for several hosts.
+        folder: the folder of the counts with `memory://`; None to count in this process alone.
         clock: returns monotonic seconds.
         note_uncounted: called with the tenant's name for each request that is admitted without
             being counted.
@@ -90,7 +91,7 @@ class RateLimiter:
     def __init__(
         self,
         url: str,
-        processes: Callable[[], int],
+        folder: Path | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         note_uncounted: Callable[[str], None] = lambda _: None,
@@ -99,8 +100,9 @@ class RateLimiter:
         self._clock = clock
         self._note_uncounted = note_uncounted
         self.is_in_memory = url.startswith("memory:")
-        self._storage = OwnStorage(clock=clock) if self.is_in_memory else SharedStorage(url)
-        self._processes = processes if self.is_in_memory else lambda: 1
+        self._storage = (
+            HostStorage(folder, clock=clock) if self.is_in_memory else SharedStorage(url)
+        )
         self._over: dict[str, _Over] = {} if over is None else over
 
     @property
@@ -108,27 +110,21 @@ class RateLimiter:
         """Number of requests that were admitted because the storage did not respond."""
         return self._storage.unanswered_total
 
-    def hit(self, tenant: str, rates: Iterable[RateLimitItem]) -> RateDecision | None:
+    def hit(self, tenant: str, rates: tuple[RateLimitItem, ...]) -> RateDecision | None:
         """Count one request of a tenant; return None if the storage does not respond.
 
         If a tenant has several rates, the method returns the decision of the first exceeded rate.
         If none is exceeded, it returns the decision of the rate with the fewest requests left.
         """
-        least: RateDecision | None = None
-        processes = max(self._processes(), 1)
-        for rate in rates:
-            limit, window_s = max(rate.amount // processes, 1), rate.get_expiry()
-            answer = self._storage.acquire(rate.key_for(tenant), limit, window_s)
-            if answer is None:
-                self._note_uncounted(tenant)
-                return None
-            decision = _decide(*answer, limit, window_s)
-            if decision.is_over:
-                self._note_over(tenant, _wait_s(answer[1], limit, window_s), decision)
-                return decision
-            if least is None or decision.remaining < least.remaining:
-                least = decision
-        return least
+        counts = self._storage.hit(tenant, rates)
+        if counts is None:
+            self._note_uncounted(tenant)
+            return None
+        least = min(counts, key=_remaining)
+        decision = _decide(least)
+        if decision.is_over:
+            self._note_over(tenant, least.wait_s, decision)
+        return decision
 
     def _note_over(self, tenant: str, wait_s: float, decision: RateDecision) -> None:
         now = self._clock()
@@ -185,18 +181,11 @@ class RateLimit:
         return None
 
 
-def _decide(has_fit: bool, window: Window, limit: int, window_s: int) -> RateDecision:
-    if not has_fit:
-        wait_s = _wait_s(window, limit, window_s)
-        return RateDecision(True, limit, window_s, 0, max(math.ceil(wait_s), 1))
-    counted = int(window.previous * window.previous_s / window_s) + window.current
-    return RateDecision(False, limit, window_s, max(limit - counted, 0), math.ceil(window.left_s))
+def _remaining(count: Count) -> int:
+    return count.remaining
 
 
-def _wait_s(window: Window, limit: int, window_s: int) -> float:
-    """Return the seconds until the limit admits another request."""
-    room = limit - 1 - window.current
-    if room < 0 or not window.previous:
-        return window.left_s
-    in_sight_s = (room + 1) * window_s / window.previous
-    return max(window.previous_s - in_sight_s, 0.0)
+def _decide(count: Count) -> RateDecision:
+    has_fit, limit, window_s, remaining, wait_s = count
+    reset_s = math.ceil(wait_s) if has_fit else max(math.ceil(wait_s), 1)
+    return RateDecision(not has_fit, limit, window_s, remaining, reset_s)

@@ -1,6 +1,6 @@
-"""Storage for the counts of rate limits: in this process, or in Redis, which may be unavailable.
+"""Counts of rate limits in Redis, which several hosts can share, and which may be unavailable.
 
-Each storage approximates a sliding window with two fixed windows: it counts the requests of the
+The storage approximates a sliding window with two fixed windows: it counts the requests of the
 current window fully, and those of the previous window in proportion to its overlap with the sliding
 window. The approximation needs two numbers per rate. The exact window of the `limits` library needs
 one number per request: 30 MiB for a million requests per day.
@@ -11,9 +11,9 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from limits import RateLimitItem
 from limits.storage.redis import RedisStorage
 
 REDIS_TIMEOUT_S = 0.02
@@ -31,23 +31,20 @@ The host uses Redis again within 3 s of its recovery."""
 LOG_INTERVAL_S = 10.0
 """Minimum seconds between two log lines about a Redis that keeps failing and recovering."""
 
-PRUNE_AT = 4096
-"""Number of rates in memory at which the storage starts to delete rates without recent requests."""
-
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Window:
-    """The counts of one rate in its sliding window."""
+class Count(NamedTuple):
+    """The count of one rate for one request."""
 
-    previous: int
-    """Number of requests in the previous window."""
-    previous_s: float
-    """Seconds of the previous window that the sliding window still covers."""
-    current: int
-    left_s: float
-    """Seconds until the next window begins."""
+    has_fit: bool
+    """Whether the request fits the rate, and was counted."""
+    limit: int
+    window_s: int
+    remaining: int
+    """Number of further requests that fit now."""
+    wait_s: float
+    """Seconds until more requests fit."""
 
 
 class SharedStorage:
@@ -76,11 +73,22 @@ class SharedStorage:
         self._logged_total = 0
         """The value of `unanswered_total` when `rates.storage_found` was last logged."""
 
-    def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count a request if it fits the limit; return whether it fits, and the counts.
+    def hit(self, tenant: str, rates: tuple[RateLimitItem, ...]) -> list[Count] | None:
+        """Count a request for each rate that it fits, up to the first rate that it exceeds.
 
-        While Redis is unavailable, the method returns None.
+        Return the counts, or only that of the exceeded rate. While Redis is unavailable, return
+        None.
         """
+        counts = []
+        for rate in rates:
+            count = self.acquire(rate.key_for(tenant), rate.amount, rate.get_expiry())
+            if count is None or not count.has_fit:
+                return None if count is None else [count]
+            counts.append(count)
+        return counts
+
+    def acquire(self, key: str, limit: int, expiry_s: int) -> Count | None:
+        """Count a request if it fits the limit. While Redis is unavailable, return None."""
         if self._is_lost:
             self.unanswered_total += 1
             return None
@@ -97,7 +105,7 @@ class SharedStorage:
             self._note_lost(error)
             self.unanswered_total += 1
             return None
-        return has_fit, _window(found, expiry_s)
+        return _count(found, limit, expiry_s, has_fit=has_fit)
 
     def _note_lost(self, error: Exception) -> None:
         with self._lock:
@@ -159,53 +167,6 @@ class SharedStorage:
             storage.storage.close()
 
 
-class OwnStorage:
-    """Counts in the memory of this process. Thread-safe.
-
-    Args:
-        clock: returns monotonic seconds. The memory storage of the `limits` library uses the system
-            clock instead; when the system clock jumps, it refuses or admits too many requests.
-    """
-
-    unanswered_total = 0
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()  # the lock protects `_counts`
-        # Each key has four numbers: the number and the length of the current window, the count of
-        # the previous window, and the count of the current window.
-        self._counts: dict[str, tuple[int, int, int, int]] = {}
-
-    def acquire(self, key: str, limit: int, expiry_s: int) -> tuple[bool, Window] | None:
-        """Count a request if it fits the limit; return whether it fits, and the counts."""
-        with self._lock:
-            number, into_s = divmod(self._clock(), expiry_s)
-            previous, current = self._counts_in(key, int(number))
-            left_s = expiry_s - into_s
-            has_fit = int(previous * left_s / expiry_s) + current < limit
-            if has_fit:
-                if len(self._counts) >= PRUNE_AT:
-                    self._prune()
-                current += 1
-                self._counts[key] = int(number), expiry_s, previous, current
-        return has_fit, _window((previous, left_s, current, expiry_s + left_s), expiry_s)
-
-    def _counts_in(self, key: str, number: int) -> tuple[int, int]:
-        """Return the counts of window `number - 1` and of window `number`."""
-        counted, _, previous, current = self._counts.get(key, (0, 0, 0, 0))
-        if counted == number:
-            return previous, current
-        return (current if counted == number - 1 else 0), 0
-
-    def _prune(self) -> None:
-        now = self._clock()
-        pairs = self._counts.items()
-        self._counts = {key: one for key, one in pairs if (one[0] + 2) * one[1] > now}
-
-    def close(self) -> None:
-        """Do nothing, because a storage in memory has no connection."""
-
-
 def _redis(url: str, timeout_s: float) -> RedisStorage:
     from redis.backoff import NoBackoff  # noqa: PLC0415 - an optional dependency
     from redis.retry import Retry  # noqa: PLC0415
@@ -218,10 +179,18 @@ def _redis(url: str, timeout_s: float) -> RedisStorage:
     return RedisStorage(url, key_prefix="tenantry", **options)
 
 
-def _window(found: tuple[int, float, int, float], expiry_s: int) -> Window:
+def _count(
+    found: tuple[int, float, int, float], limit: int, window_s: int, *, has_fit: bool
+) -> Count:
     previous, previous_s, current, current_s = found
-    left_s = current_s - expiry_s if current else float(expiry_s)
-    return Window(previous, previous_s if previous else 0.0, current, max(left_s, 0.0))
+    left_s = max(current_s - window_s if current else float(window_s), 0.0)
+    if has_fit:
+        counted = int(previous * previous_s / window_s) + current
+        return Count(True, limit, window_s, max(limit - counted, 0), left_s)
+    room = limit - 1 - current
+    if room >= 0 and previous:
+        left_s = max(previous_s - (room + 1) * window_s / previous, 0.0)
+    return Count(False, limit, window_s, 0, left_s)
 
 
 def _is_from_the_future(found: tuple[int, float, int, float], expiry_s: int) -> bool:

@@ -62,10 +62,6 @@ class Scoreboard:
                 return Row(self, self._memory[start : start + _ROW_BYTES])
         return None
 
-    def serving_processes(self) -> int:
-        """Return the number of serving processes, without stopping processes."""
-        return bytes(self._memory[::_ROW_BYTES]).count(_SERVING)
-
     def count_requests(self, tenant: str) -> int:
         """Return the number of requests of a tenant in flight, in all processes."""
         name = tenant.encode().ljust(_NAME_BYTES, b"\0")
