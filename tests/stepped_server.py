@@ -87,9 +87,7 @@ class SteppedServer:
 
     def _lead(self) -> None:
         """Make the thread of the test the leader."""
-        self._listener.setblocking(False)
-        self.loop._listeners[self._listener.fileno()] = (self._listener, self._template)
-        self.loop.accept_connections(True)
+        self.loop._acceptor.start([(self._listener, self._template)])
         self.loop._leader = threading.get_ident()
 
     @property
@@ -162,7 +160,7 @@ class SteppedServer:
         for connection in self.connections:
             self.loop.forget(connection)
         threads = [one for one in threading.enumerate() if one.name.startswith("request-")]
-        self.loop._pool.shutdown()
+        self.loop._pool.close()
         for thread in threads:
             thread.join(DEADLINE_S)
         self.loop._epoll.close()

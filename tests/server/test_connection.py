@@ -308,7 +308,7 @@ def test_the_socket_of_a_request_that_has_ended_is_closed(exchange: Exchange) ->
 
     with pytest.raises(OSError, match="has ended"):
         sock.recv(100)
-    assert not exchange.is_hijacked
+    assert not exchange.connection.is_hijacked
 
 
 def test_a_question_does_not_hijack(exchange: Exchange) -> None:
@@ -316,4 +316,4 @@ def test_a_question_does_not_hijack(exchange: Exchange) -> None:
     for name in ("getsockname", "getpeername", "family", "type"):
         getattr(HijackableSocket(exchange=exchange), name)
 
-    assert not exchange.is_hijacked
+    assert not exchange.connection.is_hijacked

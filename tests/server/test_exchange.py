@@ -353,5 +353,5 @@ def test_a_hijacked_connection_gets_nothing_more(
 
     assert ("HTTP/1.1 101 Switching Protocols", b"frame") == (answered.status_line, answered.body)
     assert (True, False, []) == (
-        answered.exchange.is_hijacked, answered.exchange.is_kept_alive, caplog.records,
+        answered.exchange.connection.is_hijacked, answered.exchange.is_kept_alive, caplog.records,
     )  # fmt: skip

@@ -14,7 +14,8 @@ import pytest
 from servers import DEADLINE_S, wait_until
 from stepped_server import SteppedServer, is_closed, leading, stepping
 from tenantry.server import loop as module
-from tenantry.server.loop import OUT_OF_RESOURCES_PAUSE_S, Loop
+from tenantry.server.acceptor import OUT_OF_RESOURCES_PAUSE_S
+from tenantry.server.loop import Loop
 
 GET = b"GET /quick HTTP/1.1\r\nHost: a\r\n\r\n"
 SLOW = GET.replace(b"quick", b"slow")
@@ -200,28 +201,28 @@ def test_the_loop_stops_accepting_without_resources(
     server: SteppedServer, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The leader does not spin on a listener from which it cannot accept, and tries again later."""
-    loop = server.loop
-    [(fd, (listener, facts))] = loop._listeners.items()
+    loop, acceptor = server.loop, server.loop._acceptor
+    [(fd, (listener, facts))] = acceptor._listeners.items()
 
     class Exhausted:
         def accept(self) -> None:
             raise OSError(code, os.strerror(code))
 
-    loop._listeners[fd] = Exhausted(), facts  # type: ignore[assignment]
+    acceptor._listeners[fd] = Exhausted(), facts  # type: ignore[assignment]
     loop._accept(fd)
-    loop._listeners[fd] = listener, facts
-    states = [loop._is_accepting]
+    acceptor._listeners[fd] = listener, facts
+    states = [acceptor.is_accepting]
     for seconds in (0.0, OUT_OF_RESOURCES_PAUSE_S + 0.1):
         server.check_in(seconds)
-        states.append(loop._is_accepting)
+        states.append(acceptor.is_accepting)
 
     assert [False, False, True] == states
     assert "ulimit -n" in str(vars(caplog.records[0])["reason"])
 
 
 def test_a_listener_without_clients_is_harmless(server: SteppedServer) -> None:
-    """A client that another worker has accepted, or that has left, is no error."""
-    [fd] = server.loop._listeners
+    """A client that another worker has accepted, or that has disconnected, is no error."""
+    [fd] = server.loop._acceptor._listeners
 
     server.loop._accept(fd)
 
@@ -295,4 +296,4 @@ def test_a_stopped_loop_accepts_no_more(server: SteppedServer) -> None:
         for _ in range(3):
             server.step()
 
-        assert ([], {}) == (server.connections, server.loop._listeners)
+        assert ([], {}) == (server.connections, server.loop._acceptor._listeners)

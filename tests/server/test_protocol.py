@@ -12,18 +12,15 @@ import pytest
 from servers import DEADLINE_S, wait_until
 from stepped_server import SteppedServer, is_closed, stepping
 from tenantry.http.problem import ProblemResponse, Refusal
-from tenantry.server import protocol
 from tenantry.server.admission import OpenAdmission
-from tenantry.server.connection import PATIENCE_S
-from tenantry.server.protocol import (
-    CLOSE_IDLE_AFTER_S,
-    HEAD_TIMEOUT_S,
-    LINGER_S,
-    ROOM_TIMEOUT_S,
-    STOP_KEEPALIVE_S,
-)
+from tenantry.server.connection import LINGERING, PATIENCE_S
 from tenantry.server.spool import SpoolBudget
-from tenantry.server.wait_queue import MAX_WAITING, WAIT_S
+from tenantry.server.steps import response
+from tenantry.server.steps.body import ROOM_TIMEOUT_S
+from tenantry.server.steps.head import HEAD_TIMEOUT_S
+from tenantry.server.steps.limits import CLOSE_IDLE_AFTER_S
+from tenantry.server.steps.response import LINGER_S, STOP_KEEPALIVE_S
+from tenantry.server.steps.wait_queue import MAX_WAITING, WAIT_S
 
 FORBIDDEN: Refusal = ProblemResponse(HTTPStatus.FORBIDDEN, "No."), [("X-Why", "key")]
 GET = b"GET /acme/x HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -267,7 +264,7 @@ def test_a_lingering_connection_is_drained_within_bounds(
     server: SteppedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a client sends after the last response is dropped, up to a bound."""
-    monkeypatch.setattr(protocol, "LINGER_BYTES", 100_000)
+    monkeypatch.setattr(response, "LINGER_BYTES", 100_000)
     client = server.connect(b"nonsense\r\n\r\n")
     server.response(client)
     client.sendall(b"x" * 90_000)
@@ -333,7 +330,7 @@ def test_a_full_worker_closes_its_idlest_connections() -> None:
     with stepping(echo, worker_connections=2) as server:
         idle = server.connect()
         server.connect()
-        is_accepting = server.loop._is_accepting
+        is_accepting = server.loop._acceptor.is_accepting
         server.check_in(CLOSE_IDLE_AFTER_S / 2)
         kept = len(server.connections)
         server.check_in(CLOSE_IDLE_AFTER_S)
@@ -349,7 +346,7 @@ def test_a_response_of_a_full_worker_makes_room_for_another_client() -> None:
     with stepping(echo, worker_connections=2) as server:
         server.connect()
         response = server.exchange(server.connect(), GET)
-        server.step_until(lambda: server.loop._is_accepting)
+        server.step_until(lambda: server.loop._acceptor.is_accepting)
 
         assert "close" == response.fields["connection"]
 
@@ -359,7 +356,7 @@ def test_a_worker_without_descriptors_closes_its_idlest_connections(
 ) -> None:
     """When the process runs out of descriptors, silent clients make room for new ones."""
     silent = server.connect()
-    server.loop._accepts_from = server.loop.now + 2 * CLOSE_IDLE_AFTER_S
+    server.loop._acceptor._resumes_at = server.loop.now + 2 * CLOSE_IDLE_AFTER_S
 
     server.check_in(1.5 * CLOSE_IDLE_AFTER_S)
 
@@ -595,7 +592,7 @@ def test_a_request_waits_for_a_place_without_a_thread(
     """When another request ends, the waiting request runs."""
     client = server.connect(GET)
     server.step()
-    before = len(server.protocol._waiting.tenants)
+    before = len(server.protocol.turns._queue.tenants)
     admission.leave(busy.pop())
     server.loop.check_at = 0.0
 
@@ -619,7 +616,7 @@ def test_a_request_that_waits_too_long_gets_503(
 def test_a_full_wait_queue_refuses_at_once(server: SteppedServer) -> None:
     """A tenant with `MAX_WAITING` waiting requests gets 503 for the next one."""
     server.connect(GET)
-    waiting = server.protocol._waiting.tenants
+    waiting = server.protocol.turns._queue.tenants
     waiting["acme"] *= MAX_WAITING
 
     assert 503 == server.response(server.connect(GET)).status
@@ -654,7 +651,15 @@ def test_later_requests_of_a_tenant_do_not_overtake(
 
 
 @pytest.mark.parametrize(
-    "step", ["_next_request", "_admit", "_after", "_finish", "_feed", "_drain"]
+    "step",
+    [
+        "heads.next_request",
+        "turns.take",
+        "responses._after",
+        "responses._finish",
+        "bodies._feed",
+        "responses.drain",
+    ],
 )
 def test_a_fault_in_a_step_costs_one_connection(
     server: SteppedServer,
@@ -670,11 +675,12 @@ def test_a_fault_in_a_step_costs_one_connection(
         def fail(*_: object) -> None:
             raise ZeroDivisionError("planted")
 
-        patched.setattr(server.protocol, step, fail)
-        patched.setitem(server.protocol.ready, protocol.LINGERING, server.protocol._drain)  # type: ignore[misc]
-        data = b"nonsense\r\n\r\n" if step == "_drain" else post(b"abc")
-        client = server.connect(data + b"more")
-        if step == "_drain":
+        part, _, method = step.partition(".")
+        patched.setattr(getattr(server.protocol, part), method, fail)
+        patched.setitem(server.protocol.ready, LINGERING, server.protocol.responses.drain)  # type: ignore[misc]
+        is_drain = method == "drain"
+        client = server.connect((b"nonsense\r\n\r\n" if is_drain else post(b"abc")) + b"more")
+        if is_drain:
             client.sendall(b"more")
         server.step_until(lambda: 1 == len(server.connections))
     client.close()
@@ -694,14 +700,14 @@ def test_a_fault_at_a_time_limit_costs_one_connection(
     for _ in range(3):
         server.connect(GET[:5])
     first = server.connections[0]
-    reject = server.protocol._reject
+    reject = server.protocol.heads.reject
 
     def fail_first(connection: Any, error: Any) -> None:
         if connection is first:
             raise ZeroDivisionError("planted")
         reject(connection, error)
 
-    monkeypatch.setattr(server.protocol, "_reject", fail_first)
+    monkeypatch.setattr(server.protocol.heads, "reject", fail_first)
     server.check_in(HEAD_TIMEOUT_S + 1)
     server.check_in(HEAD_TIMEOUT_S + LINGER_S + 2)
 
@@ -756,7 +762,7 @@ def test_gunicorns_access_log_gets_each_request() -> None:
                            environ["PATH_INFO"], took.total_seconds() >= 0))  # fmt: skip
 
     with stepping(echo, hooks=(None, None, True)) as server:
-        server.protocol._log = Log("access")
+        server.worker.log = Log("access")
         server.response(server.connect(GET))
 
     assert [("200 OK", 12, {"Content-Length": "12"}, "/acme/x", "/acme/x", True)] == logged

@@ -1,4 +1,4 @@
-"""The pool of threads that serve requests: order of items, number of threads, and shutdown."""
+"""The pool of threads that serve requests: order of items, number of threads, and the end."""
 
 import threading
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def _threads(served: _Work) -> Iterator[ThreadPool[str]]:
     """Return a pool of two threads. The fixture ends the items of the pool."""
     threads = ThreadPool(2, served.serve)
     yield threads
-    threads.shutdown()
+    threads.close()
     for item in served.by:
         served.end(item)
 
@@ -99,26 +99,16 @@ def test_an_idle_thread_is_reused(threads: ThreadPool[str], served: _Work) -> No
     assert 1 == len(set(served.by.values()))
 
 
-def test_shutdown_returns_items_that_have_not_started(
-    threads: ThreadPool[str], served: _Work
-) -> None:
-    """Running items continue, waiting items are returned, and new items are refused."""
-    for item in "abcd":
-        threads.do(item)
-    wait_until(lambda: len(served.by) == 2)
-
-    assert (["c", "d"], False) == (threads.shutdown(), threads.do("e"))
-    assert {"a", "b"} == set(served.by)
-
-
-def test_threads_end_after_shutdown(threads: ThreadPool[str], served: _Work) -> None:
-    """On shutdown, idle threads end at once, and busy threads end after the current item."""
+def test_threads_end_after_close(threads: ThreadPool[str], served: _Work) -> None:
+    """Idle threads end at once, busy threads after the current item; waiting items are dropped."""
     threads.do("a")
     served.end("a")
     wait_until(lambda: _idle(threads) == 1)
     threads.do("b")
     threads.do("c")
-    threads.shutdown()
+    threads.do("d")
+    wait_until(lambda: len(served.by) == 3)
+    threads.close()
     served.end("b")
     served.end("c")
     for thread in served.by.values():
@@ -160,7 +150,7 @@ def test_a_thread_survives_an_exception(caplog: pytest.LogCaptureFixture) -> Non
     threads.do("a")
     threads.do("b")
     wait_until(lambda: len(served) == 2 and _idle(threads) == 1)
-    threads.shutdown()
+    threads.close()
 
     assert ["a", "b"] == served
     assert ["worker.request_lost"] == [record.message for record in caplog.records]

@@ -342,19 +342,19 @@ def test_no_exception_of_the_app_stops_the_worker(server: Server, when: str, err
 
 
 PLANTED_WORKER = """
-from tenantry.server.protocol import HttpProtocol
+from tenantry.server.steps.turn import Turns
 from tenantry.server.worker import TenantWorker
 
-admit = HttpProtocol._admit
+take = Turns.take
 
-def fail(self, exchange):
+def fail(self, exchange, on_turn):
     if exchange.environ["PATH_INFO"] == "/planted":
         raise ZeroDivisionError("planted")
-    admit(self, exchange)
+    take(self, exchange, on_turn)
 
 class PlantedWorker(TenantWorker):
     def run(self):
-        HttpProtocol._admit = fail
+        Turns.take = fail
         super().run()
 """
 
@@ -457,12 +457,13 @@ def _tls_answers(server: Server) -> bool:
 def test_bodies_over_the_budget_get_503_and_others_are_served(folder: Path) -> None:
     """Bodies that fill the budget wait and get 503; requests without a body go on."""
     (folder / "planted.py").write_text(
-        "from tenantry.server import protocol, worker\n"
+        "from tenantry.server import worker\n"
         "from tenantry.server.spool import SpoolBudget\n"
+        "from tenantry.server.steps import body\n"
         "from tenantry.server.worker import TenantWorker\n"
         "class SmallWorker(TenantWorker):\n"
         "    def run(self):\n"
-        "        protocol.ROOM_TIMEOUT_S = 1.0\n"
+        "        body.ROOM_TIMEOUT_S = 1.0\n"
         "        worker.SpoolBudget = lambda _: SpoolBudget(memory_bytes=30_000, disk_bytes=0)\n"
         "        super().run()\n"
     )

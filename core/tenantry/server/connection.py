@@ -51,7 +51,7 @@ class Connection:
 
     __slots__ = (
         "_outbox_lock", "buffer", "deadline", "drained_bytes", "exchange", "fd", "has_proxy_line",
-        "is_waiting", "listener", "mask", "moved_bytes", "outbox", "peer", "proxied",
+        "is_hijacked", "is_waiting", "listener", "mask", "moved_bytes", "outbox", "peer", "proxied",
         "searched_bytes", "sent_bytes", "sent_exchange", "since", "sock", "state",
     )  # fmt: skip
 
@@ -79,6 +79,8 @@ class Connection:
         self._outbox_lock = threading.Lock()
         self.sent_bytes = 0
         """Bytes of all responses that the system has accepted."""
+        self.is_hijacked = False
+        """Whether an app has taken over the socket; the connection closes after its request."""
         self.is_waiting = False
         """Whether the thread of the request waits for the client."""
         self.deadline = 0.0
@@ -113,7 +115,7 @@ class Connection:
         """Send bytes, and keep what the client does not accept yet for `flush`.
 
         Raises:
-            ResponseCutError: the client has left, or reads too slowly.
+            ResponseCutError: the client has disconnected, or reads too slowly.
         """
         rest = memoryview(data)
         if self.outbox is None:
@@ -122,7 +124,7 @@ class Connection:
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                raise ResponseCutError("the client has left") from error
+                raise ResponseCutError("the client has disconnected") from error
             self.sent_bytes += sent
             if sent == len(data):
                 return
@@ -137,7 +139,7 @@ class Connection:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise ResponseCutError("the client has left") from error
+            raise ResponseCutError("the client has disconnected") from error
         self.sent_bytes += sent
         return sent
 
@@ -164,7 +166,7 @@ class Connection:
         """Send bytes that wait, as many as the client accepts now; return whether none is left.
 
         Raises:
-            ResponseCutError: the client has left.
+            ResponseCutError: the client has disconnected.
         """
         with self._outbox_lock:
             return self._flush()
@@ -199,14 +201,9 @@ class Connection:
         finally:
             self.is_waiting = False
 
-    @property
-    def is_hijacked(self) -> bool:
-        """Whether the app of the running request uses the socket itself."""
-        return self.exchange is not None and self.exchange.is_hijacked
-
     def send_last(self, data: bytes) -> None:
         """Send bytes without waiting, as the end of the connection's last response."""
-        with suppress(OSError):  # the client has left or does not read
+        with suppress(OSError):  # the client has disconnected or does not read
             self.sock.send(data)
             self.sock.shutdown(socket.SHUT_WR)
 
@@ -267,8 +264,8 @@ class HijackableSocket(SimpleNamespace):
         exchange = self.exchange
         if exchange.is_over:
             raise OSError(errno.EBADF, "the request of this connection has ended")
-        sock = exchange.connection.sock
-        if name not in _HARMLESS and not exchange.is_hijacked:
-            exchange.is_hijacked = True
-            sock.setblocking(True)
-        return getattr(sock, name)
+        connection = exchange.connection
+        if name not in _HARMLESS and not connection.is_hijacked:
+            connection.is_hijacked = True
+            connection.sock.setblocking(True)
+        return getattr(connection.sock, name)

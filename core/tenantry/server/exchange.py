@@ -16,9 +16,9 @@ from tenantry.http.problem import ProblemResponse
 from tenantry.http.request_head import Framing
 from tenantry.http.response_close import ResponseCutError
 from tenantry.server.connection import Connection
-from tenantry.server.request_body import ChunkedBody, LengthBody
 from tenantry.server.serving import Serving
 from tenantry.server.spool import Spool
+from tenantry.server.steps.request_body import ChunkedBody, LengthBody
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -42,6 +42,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BODILESS = ("204", "304")
 
 
+def _never(_: "Exchange") -> None:
+    raise AssertionError("the request has no turn yet")
+
+
 class Exchange:
     """One request and its response. Only the thread that has the request uses an exchange.
 
@@ -54,9 +58,9 @@ class Exchange:
 
     __slots__ = (
         "_headers", "_is_bodiless", "_is_chunked", "_left_bytes", "_send", "_serving", "_status",
-        "body", "connection", "environ", "framing", "has_failed", "is_head_sent", "is_hijacked",
-        "is_kept_alive", "is_over", "may_wait", "receiving", "record", "sent_bytes", "tenant",
-        "waits_for_room_since",
+        "body", "connection", "environ", "framing", "has_failed", "is_head_sent",
+        "is_kept_alive", "is_over", "may_wait", "on_turn", "receiving", "record", "sent_bytes",
+        "tenant", "waits_for_room_since",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +78,8 @@ class Exchange:
         self.is_kept_alive = framing.is_kept_alive
         self.tenant: str | None = ""
         self.record: Any = None
+        self.on_turn: Callable[[Exchange], object] = _never
+        """What happens when the request has its turn."""
         self.body: Spool | None = None
         self.receiving: LengthBody | ChunkedBody | None = None
         self.waits_for_room_since = 0.0
@@ -81,7 +87,6 @@ class Exchange:
         self._status = ""
         self._headers: list[tuple[str, str]] = []
         self.is_head_sent = False
-        self.is_hijacked = False
         self.is_over = False
         """Whether the request has ended, so that the connection is no longer its own."""
         self.may_wait = True
@@ -137,7 +142,7 @@ class Exchange:
             self.body.close()
 
     def _fail(self, log: Any) -> None:
-        if self.is_hijacked:
+        if self.connection.is_hijacked:
             self.cut()
             return
         log.error("Error handling request %s", self.environ.get("RAW_URI"), exc_info=sys.exc_info())
@@ -178,7 +183,7 @@ class Exchange:
         """
         if not data:
             return
-        if self.is_hijacked:
+        if self.connection.is_hijacked:
             raise ResponseCutError("the app has taken over the connection")
         head = b""
         if not self.is_head_sent:
@@ -199,7 +204,7 @@ class Exchange:
 
     def _end(self) -> None:
         """Send the end of a response that has not ended with its last bytes."""
-        if self.is_hijacked:
+        if self.connection.is_hijacked:
             self.cut()
             return
         if not self.is_head_sent:

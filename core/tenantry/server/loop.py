@@ -8,7 +8,6 @@ took half of a small request's processor time.
 The state of connections belongs to the leader. Another thread returns a connection with `call`.
 """
 
-import errno
 import logging
 import os
 import select
@@ -22,6 +21,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from tenantry.http.response_close import ResponseCutError
+from tenantry.server.acceptor import Acceptor
 from tenantry.server.connection import CLOSED, Connection
 from tenantry.server.thread_pool import ThreadPool
 
@@ -31,13 +31,9 @@ LONG_S = 0.005
 MAX_EVENTS = 64
 """Maximum number of events of one poll. The events that a leader leaves come again."""
 
-OUT_OF_RESOURCES_PAUSE_S = 1.0
-"""Seconds without `accept` after the process has run out of file descriptors."""
-
 FAULT_PAUSE_S = 0.1
 """Seconds that the leader waits after a fault of its own, which may come again."""
 
-_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PARKED_AFTER_S = 0.05
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +47,10 @@ class Handler(Protocol):
         """State of a connection → what continues with a connection that can be read or written."""
 
     def on_accept(self, sock: socket.socket, peer: Any, listener: Any) -> None:
-        """Begin a new connection."""
+        """Begin a new connection, and add it to the loop."""
+
+    def on_full(self, is_full: bool) -> None:
+        """Note that there is no room for another connection, or that there is room again."""
 
     def on_fault(self, connection: Connection) -> None:
         """Give up a connection after an exception."""
@@ -76,17 +75,18 @@ class Loop:
     Args:
         handler: handles the events.
         max_threads: maximum number of threads, including the leader.
+        max_connections: number of connections from which on the worker accepts no more.
     """
 
-    def __init__(self, handler: Handler, *, max_threads: int) -> None:
+    def __init__(self, handler: Handler, *, max_threads: int, max_connections: int) -> None:
         self._handler = handler
         self._pool: ThreadPool[Any] = ThreadPool(max_threads, self._run_item)
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._listeners: dict[int, tuple[socket.socket, Any]] = {}
-        self._is_accepting = False
-        self._accepts_from = 0.0  # monotonic time; in the future while out of descriptors
+        self._acceptor = Acceptor(self._epoll)
+        self._max_connections = max_connections
+        self._is_full = False
         self.connections: dict[int, Connection] = {}
         """The open connections by file descriptor, oldest first; for the leader only."""
         self._calls: deque[tuple[Any, ...]] = deque()  # function, connection, further arguments
@@ -107,10 +107,7 @@ class Loop:
 
     def start(self, listeners: list[tuple[socket.socket, Any]]) -> None:
         """Accept connections from the listeners, and appoint the first leader."""
-        for sock, facts in listeners:
-            sock.setblocking(False)
-            self._listeners[sock.fileno()] = (sock, facts)
-        self.accept_connections(True)
+        self._acceptor.start(listeners)
         self._pool.do(_LEAD)
 
     def watch_leader(self, is_wanted: Callable[[], bool], signals_fd: int = -1) -> None:
@@ -219,36 +216,40 @@ class Loop:
             with suppress(OSError):  # the connection is closed
                 self._epoll.unregister(connection.fd)
 
+    def add(self, connection: Connection) -> None:
+        """Add a new connection."""
+        self.connections[connection.fd] = connection
+        if len(self.connections) >= self._max_connections and not self._is_full:
+            self._is_full = True
+            self._acceptor.pause()
+            self._handler.on_full(True)
+
     def forget(self, connection: Connection) -> None:
-        """Close a connection."""
+        """Close a connection, which makes room for another one."""
         if self.connections.get(connection.fd) is connection:  # not the next one with its number
             del self.connections[connection.fd]
         # Closing the socket would not be enough, because a process that a tenant has started may
         # hold a copy of it.
         self.unwatch(connection)
         connection.close()
-
-    def accept_connections(self, is_accepting: bool) -> None:
-        """Accept new connections, or leave them to other workers."""
-        if is_accepting == self._is_accepting or (is_accepting and self.now < self._accepts_from):
-            return
-        self._is_accepting = is_accepting
-        for fd in self._listeners:
-            if is_accepting:
-                # Without EPOLLEXCLUSIVE, which gave all connections of an idle host to one worker.
-                self._epoll.register(fd, select.EPOLLIN)
-            else:
-                self._epoll.unregister(fd)
+        if self._is_full and len(self.connections) < self._max_connections:
+            self._is_full = False
+            self._acceptor.resume(self.now)
+            self._handler.on_full(False)
 
     @property
-    def lacks_resources(self) -> bool:
-        """Whether the process has just run out of file descriptors."""
-        return self.now < self._accepts_from
+    def needs_room(self) -> bool:
+        """Whether the worker has its maximum of connections or of file descriptors."""
+        return self._is_full or self._acceptor.lacks_resources(self.now)
+
+    def retry_accepting(self) -> None:
+        """Accept connections again if there is room, after file descriptors were missing."""
+        if not self._is_full:
+            self._acceptor.resume(self.now)
 
     def stop_accepting(self) -> None:
         """Accept no more connections."""
-        self.accept_connections(False)
-        self._listeners.clear()
+        self._acceptor.stop()
 
     # -- the leader -----------------------------------------------------------------------------
 
@@ -320,7 +321,7 @@ class Loop:
     def _give_up(self, connection: Connection) -> None:
         """Close a connection after an exception, which ends nothing else."""
         error = sys.exc_info()
-        if not isinstance(error[1], ResponseCutError):  # the client has left
+        if not isinstance(error[1], ResponseCutError):  # the client has disconnected
             _logger.error("worker.connection_failed", exc_info=error)
         try:
             self._handler.on_fault(connection)
@@ -328,23 +329,12 @@ class Loop:
             self.forget(connection)
 
     def _accept(self, fd: int) -> None:
-        sock, facts = self._listeners.get(fd, (None, None))
-        if sock is None:
+        accepted = self._acceptor.accept(fd, self.now)
+        if accepted is None:
             return
+        client = accepted[0]
         try:
-            client, peer = sock.accept()
-        except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
-                _logger.warning(
-                    "worker.accept_failed",
-                    extra={"reason": f"{error}; raise `ulimit -n` or lower worker_connections."},
-                )
-                self.accept_connections(False)
-                self._accepts_from = self.now + OUT_OF_RESOURCES_PAUSE_S
-            return
-        client.setblocking(False)
-        try:
-            self._handler.on_accept(client, peer, facts)
+            self._handler.on_accept(*accepted)
         except BaseException:  # noqa: BLE001 - logged in `_give_up`
             connection = self.connections.get(client.fileno())
             if connection is None:

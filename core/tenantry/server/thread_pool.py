@@ -45,37 +45,34 @@ class ThreadPool(Generic[Item]):
         self._count = 0
         self._idle: list[_IdleThread[Item]] = []
         self._queue: deque[Item] = deque()
-        self._is_shut = False
+        self._is_closed = False
 
-    def do(self, item: Item, *, is_first: bool = False) -> bool:
-        """Serve an item as soon as a thread is free; return False after `shutdown`.
+    def do(self, item: Item, *, is_first: bool = False) -> None:
+        """Serve an item as soon as a thread is free.
 
         Args:
             item: the item.
             is_first: whether the item comes before all items that wait for a thread.
         """
         with self._lock:
-            if self._is_shut:
-                return False
             if self._idle:
                 idle_thread = self._idle.pop()
                 idle_thread.item = item
                 idle_thread.wake.release()
             elif self._count == self._size or not self._start(item):
                 (self._queue.appendleft if is_first else self._queue.append)(item)
-        return True
 
-    def shutdown(self, wait: bool = False) -> list[Item]:
-        """Stop serving without waiting; return the items that no thread has begun."""
-        del wait
+    def close(self) -> None:
+        """End idle threads at once, and busy threads after their item. Idempotent.
+
+        A worker's process ends without `close`, because a thread may hang.
+        """
         with self._lock:
-            self._is_shut = True
-            left = list(self._queue)
+            self._is_closed = True
             self._queue.clear()
             for idle_thread in self._idle:
                 idle_thread.wake.release()
             self._idle.clear()
-        return left
 
     def _start(self, item: Item) -> bool:
         """Start another thread with an item; return False if no thread is available.
@@ -111,7 +108,7 @@ class ThreadPool(Generic[Item]):
         with self._lock:
             if self._queue:
                 return self._queue.popleft()
-            if self._is_shut:
+            if self._is_closed:
                 return None
             self._idle.append(idle_thread)
         idle_thread.wake.acquire()

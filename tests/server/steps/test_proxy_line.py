@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tenantry.http.request_head import BadRequestError
-from tenantry.server.proxy_line import read_proxy_line
+from tenantry.server.steps.proxy_line import read_proxy_line
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 V1 = b"PROXY TCP4 192.0.2.7 192.0.2.1 1234 80\r\n"

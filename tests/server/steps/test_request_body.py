@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from tenantry.http.request_head import BadRequestError
-from tenantry.server.request_body import (
+from tenantry.server.spool import Spool, SpoolBudget
+from tenantry.server.steps.request_body import (
     LINE_BYTES,
     TRAILERS,
     ChunkedBody,
     LengthBody,
     TooLargeError,
 )
-from tenantry.server.spool import Spool, SpoolBudget
 
 
 @pytest.fixture(name="spool")

@@ -2,7 +2,7 @@
 
 import math
 
-from tenantry.server.wait_queue import MAX_WAITING, WAIT_S, WaitQueue
+from tenantry.server.steps.wait_queue import MAX_WAITING, WAIT_S, WaitQueue
 
 NOW = 1000.0
 
