@@ -193,7 +193,7 @@ def fuzz(folder: Path, count: int, *, seed: int = 1, first: int = 0) -> Report:
         begun = time.monotonic()
         report = _play_all(("127.0.0.1", server.port), range(first, first + count), seed)
         report.seconds = time.monotonic() - begun
-        if group(server.process.pid) != processes:
+        if not group(server.process.pid) >= processes:  # another worker may have started late
             report.failures.append("a process of the server has ended")
         report.failures += logged_failures(server.log.read_text())
     return report

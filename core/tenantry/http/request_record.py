@@ -26,10 +26,8 @@ class ClientConnection(Protocol):
     """Bytes that were sent to the client."""
     is_waiting: bool
     """Whether the thread of the request waits for the client."""
-
-    @property
-    def is_hijacked(self) -> bool:
-        """Whether the app uses the socket itself, such as for a WebSocket."""
+    is_hijacked: bool
+    """Whether the app uses the socket itself, such as for a WebSocket."""
 
     def send_last(self, data: bytes) -> None:
         """Send bytes without waiting, as the end of the connection's last response."""
