@@ -189,11 +189,11 @@ def fuzz(folder: Path, count: int, *, seed: int = 1, first: int = 0) -> Report:
     """
     command = gunicorn(OURS, "fuzz_app:application", "--max-requests", "0", "--workers", "2")
     with running(command, folder) as server:
-        processes = group(server.process.pid)
+        processes = set(group(server.process.pid))
         begun = time.monotonic()
         report = _play_all(("127.0.0.1", server.port), range(first, first + count), seed)
         report.seconds = time.monotonic() - begun
-        if not group(server.process.pid) >= processes:  # another worker may have started late
+        if processes - set(group(server.process.pid)):
             report.failures.append("a process of the server has ended")
         report.failures += logged_failures(server.log.read_text())
     return report
