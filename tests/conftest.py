@@ -71,6 +71,15 @@ def _own_log_context() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _own_umask() -> Iterator[None]:
+    """Restore the umask after a test that runs a command, which creates private files."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    yield
+    os.umask(mask)
+
+
+@pytest.fixture(autouse=True)
 def _leak_detector() -> Iterator[None]:
     """Fail a test that leaves a context, thread, file descriptor or private module behind."""
     gc.collect()  # free the objects that earlier tests left behind

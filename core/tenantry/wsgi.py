@@ -4,6 +4,9 @@ from tenantry.python_process import search_current_folder_last
 
 search_current_folder_last()  # uWSGI, waitress and gunicorn put that folder first
 
+from tenantry.files.permissions import create_private_files  # noqa: E402
 from tenantry.host import create_host  # noqa: E402
+
+create_private_files()
 
 application = create_host(is_serving=True)

@@ -324,6 +324,22 @@ def test_a_world_writable_folder_is_rejected(loader: Loader, write_tenant: Write
     assert [f": every user can write to its folder; run: chmod o-w {path.parent}"] == reasons
 
 
+def test_a_link_into_a_world_writable_folder_is_rejected(
+    loader: Loader, write_tenant: WriteTenant
+) -> None:
+    """A link is rejected if any user can replace the file to which it leads."""
+    path = write_tenant("acme")
+    folder = path.parent / "v2"
+    folder.mkdir()
+    folder.chmod(0o777)
+    path.rename(folder / "acme.py")
+    path.symlink_to("v2/acme.py")
+
+    assert [f": every user can write to its folder; run: chmod o-w {folder}"] == _reasons(
+        loader, path
+    )
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_an_unreadable_file_is_rejected(loader: Loader, write_tenant: WriteTenant) -> None:
     """The error for an unreadable tenant file gives the reason."""

@@ -262,6 +262,7 @@ def _bare_app(tenant: Tenant, folder: Path) -> TenantApp:
         instance_path=str(folder),
         static_folder="static" if (folder / "static").is_dir() else None,
     )
+    app.config["DEBUG"] = False  # otherwise, FLASK_DEBUG turns on debugging for all tenants
     app.config["APPLICATION_ROOT"] = tenant.url_prefix
     app.config["SESSION_COOKIE_NAME"] = f"session_{tenant.name}"
     app.config["SESSION_COOKIE_SAMESITE"] = "Lax"

@@ -15,6 +15,7 @@ from flask import Flask
 
 from tenantry.audit.finding import AuditedTenant, Finding, finding_id, key_location
 from tenantry.tenants import secrets
+from tenantry.tenants.cookie_names import find_lost_cookies
 from tenantry.tenants.model import check_secret
 
 MIN_DISTINCT_CHARACTERS = 8
@@ -57,6 +58,9 @@ def check_settings(
         for rule in _RULES:
             if rule.is_broken(audited):
                 yield _setting(audited, rule.id, rule.key, rule.text, rule.remedy)
+        for key, text in find_lost_cookies(audited.app.config):
+            what, _, remedy = text.rpartition("; ")
+            yield _setting(audited, finding_id("lost-cookie", key), key, f"{key!r}: {what}", remedy)
         yield from _weak_keys(audited)
         yield from _key_in_file(audited, texts[audited.name])
         yield from _public_access(audited, has_trusted_hosts=bool(trusted_hosts))

@@ -249,5 +249,5 @@ def write_file(
         for chunk in chunks:
             file.write(chunk)
         file.flush()
-        os.fchmod(file.fileno(), (mode & 0o755) | 0o600)
+        os.fchmod(file.fileno(), (mode & 0o700) | 0o600)
         os.utime(file.fileno(), (mtime, mtime))

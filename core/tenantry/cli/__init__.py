@@ -15,6 +15,7 @@ import click
 from tenantry.cli.later import reject_later
 from tenantry.cli.output import examples
 from tenantry.errors import TenantryError, UnknownTenantError
+from tenantry.files.permissions import create_private_files
 from tenantry.python_process import search_current_folder_last
 from tenantry.settings import SettingsError
 from tenantry.tenants.secrets import SecretError
@@ -75,6 +76,7 @@ def tenantry() -> None:
 def main() -> None:
     """Run the command line. An error that the operator can fix is printed without a traceback."""
     search_current_folder_last()
+    create_private_files()
     try:
         sys.exit(tenantry.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -15,7 +15,14 @@ from tenantry.database.url import plain_file
 from tenantry.errors import Problem, UnknownTenantError
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
+from tenantry.tenants.cookie_names import find_lost_cookies
 from tenantry.tenants.model import Tenant
+from tenantry.tenants.surroundings import (
+    find_debug_switch,
+    find_open_data,
+    find_shared_variables,
+    find_writers,
+)
 
 if TYPE_CHECKING:
     from tenantry.database.probe import DatabaseProbe
@@ -35,6 +42,9 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
 
     Check the tenants NAME... (default: all enabled tenants), connect once to each tenant's
     database, and print one line for each problem. The exit code is 1 if a tenant has a problem.
+
+    Lines that begin with "note:" do not change the exit code. They name code that other users of
+    the machine can change, and data that they can read.
     """
     settings = read_settings()
     catalogue = scan_tenants(settings)
@@ -44,13 +54,19 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
             raise UnknownTenantError(name, known)
     chosen = set(names) or {*known} - {tenant.name for tenant in catalogue.disabled}
     problems = find_problems(settings, catalogue, chosen)
+    notes = find_notes(settings, [one for one in catalogue.tenants if one.name in chosen])
     if is_json:
-        document = [_problem_as_json(name, problem) for name, problem in problems]
-        print_json({"tenants": len(chosen), "problems": document})
+        shown, noted = (
+            [_problem_as_json(name, problem) for name, problem in found]
+            for found in (problems, notes)
+        )
+        print_json({"tenants": len(chosen), "problems": shown, "notes": noted})
     else:
         for _, problem in problems:
             click.echo(str(problem))
-        bad = len({name for name, _ in problems})
+        for _, note in notes:
+            click.echo(f"note: {note}")
+        bad = len({name for name, _ in problems if name})
         click.echo(f"{count(len(chosen), 'tenant')}, {bad} with problems.", err=bool(bad))
     sys.exit(PROBLEM_FOUND if problems else 0)
 
@@ -73,8 +89,25 @@ def find_problems(
         (tenant.name, problem)
         for tenant, problem in find_build_problems(tenants, settings.data_dir)
     ]
+    problems += [
+        (tenant.name, Problem(tenant.file, f"{text}.", key))
+        for tenant in tenants
+        for key, text in find_lost_cookies(tenant.config())
+    ]
     problems += find_database_problems(tenants, settings.data_dir)
+    problems += [("", problem) for problem in find_debug_switch()]
     return sorted(problems, key=lambda pair: pair[0])
+
+
+def find_notes(settings: HostSettings, tenants: Sequence[Tenant]) -> list[tuple[str, Problem]]:
+    """Return what an operator may intend, as pairs of a tenant's name and a note.
+
+    A note that concerns the whole host has an empty name.
+    """
+    notes = [("", note) for note in find_shared_variables()]
+    notes += find_writers(tenants, settings.tenants_dir)
+    notes += find_open_data(tenants, settings.data_dir)
+    return sorted(notes, key=lambda pair: pair[0])
 
 
 def find_database_problems(

@@ -5,10 +5,13 @@ Without Flask, a process that only reads tenant files or migrates databases star
 
 import difflib
 import pkgutil
+import shlex
+from contextlib import suppress
 from pathlib import Path
 
 from tenantry.endpoints.private_modules import folders_of
 from tenantry.errors import EndpointError
+from tenantry.files.permissions import is_writable_by_all
 
 _PACKAGE = __name__.rpartition(".")[0]
 """The package that contains the endpoints with short names."""
@@ -25,7 +28,8 @@ def find_endpoint(name: str) -> str:
     """Return the package of an endpoint, without importing anything.
 
     Raises:
-        EndpointError: the package does not exist, or has no `blueprint.py`.
+        EndpointError: the package does not exist, has no `blueprint.py`, or every user of the
+            machine can change its code.
     """
     folders = folders_of(package_of(name)) if _is_dotted_name(name) else []
     if not folders:
@@ -36,7 +40,30 @@ def find_endpoint(name: str) -> str:
             f"endpoint {name!r} has no blueprint.py; add one that defines a Blueprint, or remove "
             f"{name!r} from BLUEPRINTS.",
         )
+    for path in code_paths(name):
+        with suppress(FileNotFoundError):  # an editor replaces the file
+            if is_writable_by_all(path):
+                raise EndpointError(
+                    name,
+                    f"endpoint {name!r}: every user can write to {path}; run: "
+                    f"chmod o-w {shlex.quote(str(path))}",
+                )
     return package_of(name)
+
+
+def code_paths(name: str) -> list[Path]:
+    """Return the code of an endpoint: its modules, its folders, and the folder that holds them all.
+
+    The endpoints that come with Tenantry have none, because their code belongs to Tenantry.
+    """
+    if "." not in name:
+        return []
+    paths = []
+    for folder in map(Path, folders_of(package_of(name))):
+        parents = folder.parents[: name.count(".") + 1]
+        paths += [*parents, folder, *folder.glob("*.py")]
+        paths += [parent / "__init__.py" for parent in parents[:-1]]
+    return [path for path in paths if path.exists()]
 
 
 def package_of(name: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tenantry.errors import Problem, TenantFileError
+from tenantry.files.permissions import is_writable_by_all
 
 FILE_LIMIT_BYTES = 1 << 20
 """Maximum size of a tenant file in bytes. A typical file has 1 KiB. Reading 1 MiB takes 1 ms."""
@@ -95,14 +96,10 @@ def _check_kind_and_mode(path: Path, info: os.stat_result) -> None:
     if info.st_mode & stat.S_IWOTH:
         command = f"chmod o-w {shlex.quote(display_path(path))}"
         _reject(path, f"every user can write to it; run: {command}")
-    if path.parent.stat().st_mode & stat.S_IWOTH and not _is_mounted_read_only(path.parent):
-        command = f"chmod o-w {shlex.quote(display_path(path.parent))}"
-        _reject(path, f"every user can write to its folder; run: {command}")
-
-
-def _is_mounted_read_only(folder: Path) -> bool:
-    # Kubernetes mounts a ConfigMap with mode 0777, but read-only.
-    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    for folder in (path.parent, Path(os.path.realpath(path)).parent):  # of a link, and of its file
+        if is_writable_by_all(folder):
+            command = f"chmod o-w {shlex.quote(display_path(folder))}"
+            _reject(path, f"every user can write to its folder; run: {command}")
 
 
 def _reject(path: Path, text: str) -> NoReturn:

@@ -102,7 +102,9 @@ def write_tenant_file(path: Path, text: str) -> None:
     """
     unfinished = path.with_name(f".{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+            path.parent.chmod(0o755)  # the host can run as another user than this command
         unfinished.write_text(text, encoding="utf-8")
         unfinished.chmod(0o644)
         os.link(unfinished, path)

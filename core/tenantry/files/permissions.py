@@ -1,0 +1,81 @@
+"""Permissions: who else on the machine can read or change a file.
+
+The processes of Tenantry create files for their own user only. Files from elsewhere, such as tenant
+files and endpoints, are executed, so whoever can write to them can act as the host.
+"""
+
+import grp
+import os
+import pwd
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+"""The mode bits of everybody but the owner."""
+
+
+def create_private_files() -> None:
+    """Give only this user access to the files, folders and sockets that this process creates."""
+    os.umask(os.umask(OTHERS) | OTHERS)
+
+
+def is_writable_by_all(path: Path) -> bool:
+    """Whether every user of the machine can change a file, or the files in a folder.
+
+    Raises:
+        OSError: the path does not exist or is not accessible.
+    """
+    return bool(path.stat().st_mode & stat.S_IWOTH) and not _is_mounted_read_only(path)
+
+
+def describe_writers(path: Path) -> str:
+    """Return who besides this user and root can change a file; an empty string for nobody."""
+    try:
+        info = path.stat()
+        if _is_mounted_read_only(path):
+            return ""
+    except OSError:
+        return ""
+    writers = []
+    if info.st_uid not in {0, os.geteuid()}:
+        writers.append(f"its owner, {_user(info.st_uid)}")
+    if info.st_mode & stat.S_IWGRP:
+        writers.append(f"the group {_group(info.st_gid)}")
+    return " and ".join(writers)
+
+
+def find_open(folder: Path) -> list[str]:
+    """Return the names in a folder that other users can access, with `.` for the folder itself.
+
+    The function does not look into subfolders, and returns nothing for a missing folder.
+    """
+    found = []
+    with suppress(OSError):
+        if folder.stat().st_mode & OTHERS:
+            found.append(".")
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):  # deleted in the meantime
+                    if not entry.is_symlink() and entry.stat().st_mode & OTHERS:
+                        found.append(entry.name)
+    return sorted(found)
+
+
+def _is_mounted_read_only(path: Path) -> bool:
+    # Kubernetes mounts a ConfigMap with mode 0777, but read-only.
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

@@ -1,0 +1,99 @@
+"""What the machine around the tenants can do to them, for `tenantry check`.
+
+Other users of the machine can change code that the host executes, or read data. Environment
+variables can change the configuration of every app. The host serves in spite of what this module
+finds, except where every user can change code.
+"""
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tenantry.database.url import plain_file
+from tenantry.endpoints.finding import code_paths
+from tenantry.errors import Problem
+from tenantry.files.permissions import OTHERS, describe_writers, find_open
+from tenantry.tenants.file import display_path
+from tenantry.tenants.model import Tenant
+
+_SHOWN_PATHS = 3
+
+_NOT_KEYS = ("FLASK_APP", "FLASK_DEBUG", "FLASK_SKIP_DOTENV", "FLASK_RUN_")
+"""Variables that Flask reads itself: most of them only in Flask's own commands."""
+
+_DEBUG_IS_OFF = frozenset({"", "0", "false", "no"})
+"""Values with which Flask leaves debugging off, in lower case."""
+
+
+def find_debug_switch(environ: Mapping[str, str] = os.environ) -> Iterator[Problem]:
+    """Yield a problem if `FLASK_DEBUG` asks for debugging in every app."""
+    if environ.get("FLASK_DEBUG", "").lower() not in _DEBUG_IS_OFF:
+        text = (
+            "asks for debugging in every app, which the host does not do; unset it. "
+            "For development: tenantry run NAME -- run --debug"
+        )
+        yield Problem("environment", text, "FLASK_DEBUG")
+
+
+def find_shared_variables(environ: Mapping[str, str] = os.environ) -> Iterator[Problem]:
+    """Yield a note for each variable that an app can read as a part of its configuration."""
+    for name in sorted(environ):
+        if name.startswith("FLASK_") and not name.startswith(_NOT_KEYS):
+            text = (
+                "changes every app that calls 'config.from_prefixed_env()'; unset it, and set the "
+                "key in the tenant files."
+            )
+            yield Problem("environment", text, name)
+
+
+def find_writers(tenants: Sequence[Tenant], tenants_dir: Path) -> Iterator[tuple[str, Problem]]:
+    """Yield a note, with a tenant's name, for code that others than this user and root can change.
+
+    The notes about the tenants folder have no tenant's name.
+    """
+    seen = set()
+    for tenant in tenants:
+        code = [path for name in tenant.blueprints for path in code_paths(name)]
+        for path in (tenants_dir, Path(tenant.file), *code):
+            writers = "" if path in seen else describe_writers(path)
+            seen.add(path)
+            if writers:
+                text = f"{writers} can change this code, which the host runs."
+                owner = "" if path == tenants_dir else tenant.name
+                yield owner, Problem(display_path(path), text)
+
+
+def find_open_data(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[str, Problem]]:
+    """Yield a note for each folder in the data folder that other users can access.
+
+    A note about a tenant's data has the tenant's name.
+    """
+    names = {tenant.name for tenant in tenants}
+    own = {child.name for child in data_dir.glob(".*")} | {"secrets"}
+    for name in sorted(own | names):
+        yield from _open_folder(data_dir / name, name if name in names else "")
+    for tenant in tenants:
+        file = plain_file(tenant.database_uri.get_secret_value())
+        if file and file.parent != data_dir.absolute() / tenant.name and _is_open(file):
+            yield tenant.name, _note(file, "", f"chmod go= {shlex.quote(str(file))}")
+
+
+def _open_folder(folder: Path, owner: str) -> Iterator[tuple[str, Problem]]:
+    found = find_open(folder) if folder.is_dir() else ["."] if _is_open(folder) else []
+    if found:
+        shown = ", ".join(name for name in found[:_SHOWN_PATHS] if name != ".")
+        more = f", and {len(found) - _SHOWN_PATHS} more" if len(found) > _SHOWN_PATHS else ""
+        command = f"chmod -R go= {shlex.quote(display_path(folder))}"
+        yield owner, _note(folder, f" ({shown}{more})" if shown else "", command)
+
+
+def _is_open(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & OTHERS)
+    except OSError:  # the host has not created the file yet
+        return False
+
+
+def _note(path: Path, what: str, command: str) -> Problem:
+    return Problem(display_path(path), f"other users can access this data{what}; run: {command}")

@@ -1,0 +1,88 @@
+"""Who else on the machine can read or change a file."""
+
+import grp
+import os
+from pathlib import Path
+
+import pytest
+
+from tenantry.files.permissions import (
+    create_private_files,
+    describe_writers,
+    find_open,
+    is_writable_by_all,
+)
+
+OWN_GROUP = grp.getgrgid(os.getegid()).gr_name
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o777])
+def test_new_files_are_private_under_any_umask(tmp_path: Path, mask: int) -> None:
+    """A process whose files are private gives no rights to others, and keeps other restrictions."""
+    os.umask(mask)
+
+    create_private_files()
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("folder", "file")]
+    assert [0o700 & ~mask, 0o600 & ~mask] == modes
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_writable"), [(0o600, False), (0o664, False), (0o666, True), (0o602, True)]
+)
+def test_a_file_is_writable_by_all(tmp_path: Path, mode: int, *, is_writable: bool) -> None:
+    """Only write permission for others counts, not for the owner and the group."""
+    file = tmp_path / "file"
+    file.touch()
+    file.chmod(mode)
+
+    assert is_writable == is_writable_by_all(file)
+
+
+@pytest.mark.parametrize(
+    ("mode", "writers"),
+    [
+        (0o644, ""),
+        (0o664, f"the group {OWN_GROUP}"),
+        (0o755, ""),
+        (0o775, f"the group {OWN_GROUP}"),
+    ],
+)
+def test_the_group_can_be_a_writer(tmp_path: Path, mode: int, writers: str) -> None:
+    """A group-writable file names its group."""
+    file = tmp_path / "file"
+    file.touch()
+    file.chmod(mode)
+
+    assert writers == describe_writers(file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_owner_is_a_writer(tmp_path: Path) -> None:
+    """A file of another user names that user; an unknown user or group is shown as a number."""
+    file = tmp_path / "file"
+    file.touch()
+    file.chmod(0o664)
+    os.chown(file, 61_234, 61_235)
+
+    assert "its owner, 61234 and the group 61235" == describe_writers(file)
+
+
+def test_a_missing_file_has_no_writers(tmp_path: Path) -> None:
+    """A path that does not exist is neither writable nor open."""
+    assert ("", []) == (describe_writers(tmp_path / "no"), find_open(tmp_path / "no"))
+
+
+def test_open_names_are_found_in_a_folder_and_not_below(tmp_path: Path) -> None:
+    """The result has the folder itself as `.`, and no private file, link or file of a subfolder."""
+    folder = tmp_path / "acme"
+    (folder / "private").mkdir(parents=True, mode=0o700)
+    for name, mode in (("a.db", 0o644), ("b.db", 0o600), ("private/c.db", 0o644)):
+        (folder / name).touch()
+        (folder / name).chmod(mode)
+    (folder / "link").symlink_to("a.db")
+    folder.chmod(0o710)
+
+    assert [".", "a.db"] == find_open(folder)

@@ -1,0 +1,196 @@
+"""What other users of the machine and environment variables can do to tenants."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commands import Tenantry
+from tenantry.endpoints.finding import code_paths, find_endpoint
+from tenantry.errors import EndpointError
+from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import scan_tenants
+from tenantry.tenants.surroundings import (
+    find_debug_switch,
+    find_open_data,
+    find_shared_variables,
+    find_writers,
+)
+
+WriteTenant = Callable[..., Path]
+
+
+@pytest.fixture(name="private")
+def _private(tenants_dir: Path) -> Path:
+    """Return a tenants folder that only its owner can change."""
+    tenants_dir.chmod(0o755)
+    return tenants_dir
+
+
+@pytest.mark.parametrize("value", ["1", "true", "yes", "anything"])
+def test_debugging_for_all_is_a_problem(value: str) -> None:
+    """Every value of `FLASK_DEBUG` that turns on debugging is reported."""
+    assert ["FLASK_DEBUG"] == [one.key for one in find_debug_switch({"FLASK_DEBUG": value})]
+
+
+@pytest.mark.parametrize("environ", [{}, {"FLASK_DEBUG": "0"}, {"FLASK_DEBUG": "False"}])
+def test_debugging_that_is_off_is_no_problem(environ: dict[str, str]) -> None:
+    """The values that Flask takes for off are not reported."""
+    assert [] == list(find_debug_switch(environ))
+
+
+def test_variables_that_apps_can_read_are_noted() -> None:
+    """`config.from_prefixed_env()` reads `FLASK_` variables, except those of Flask's commands."""
+    names = ("FLASK_SECRET_KEY", "FLASK_TESTING", "FLASK_APP", "FLASK_RUN_PORT", "FLASK_DEBUG", "X")
+
+    notes = find_shared_variables(dict.fromkeys(names, "1"))
+
+    assert ["FLASK_SECRET_KEY", "FLASK_TESTING"] == [note.key for note in notes]
+
+
+def test_flask_debug_does_not_turn_on_debugging(
+    tenantry: Tenantry,
+    write_tenant: WriteTenant,
+    write_endpoint: Callable[[str, str], str],
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The apps ignore `FLASK_DEBUG`, which would show the code of all tenants to their clients."""
+    del data_dir
+    endpoint = write_endpoint(
+        "shop",
+        "from flask import Blueprint, current_app\n"
+        "shop_bp = Blueprint('shop', __name__)\n"
+        "@shop_bp.get('/')\n"
+        "def debug(): return str(current_app.debug)\n",
+    )
+    write_tenant("acme", BLUEPRINTS=[endpoint])
+    monkeypatch.setenv("FLASK_DEBUG", "1")
+
+    assert tenantry("get", "/acme/").out.endswith("\n\nFalse")
+
+
+def test_code_that_a_group_can_change_is_noted_once(
+    settings: HostSettings,
+    private: Path,
+    write_tenant: WriteTenant,
+    write_endpoint: Callable[[str, str], str],
+) -> None:
+    """Two tenants with one endpoint cause one note for each of its group-writable paths."""
+    endpoint = write_endpoint("shop", "")
+    blueprint = private.parent / "extra/shop/blueprint.py"
+    for path in (private, private.parent, private.parent / "extra", blueprint.parent):
+        path.chmod(0o755)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint]).chmod(0o644)
+    blueprint.chmod(0o664)
+    (private / "globex.py").chmod(0o620)
+
+    found = list(find_writers(scan_tenants(settings).tenants, private))
+
+    files = [(name, Path(note.file).name) for name, note in found]
+    assert [("acme", "blueprint.py"), ("globex", "globex.py")] == files
+
+
+@pytest.mark.parametrize("path", ["extra/shop/blueprint.py", "extra/shop", "extra", "."])
+def test_an_endpoint_that_every_user_can_change_is_rejected(
+    settings: HostSettings,
+    write_tenant: WriteTenant,
+    write_endpoint: Callable[[str, str], str],
+    tmp_path: Path,
+    path: str,
+) -> None:
+    """World-writable code of an endpoint, its folders and their folder reject the tenant file."""
+    endpoint = write_endpoint("shop", "")
+    write_tenant("acme", BLUEPRINTS=[endpoint])
+    (tmp_path / path).chmod(0o777)
+
+    problems = scan_tenants(settings).rejected[0].problems
+
+    where = (tmp_path / path).resolve()
+    text = f"every user can write to {where}; run: chmod o-w {where}"
+    assert [("BLUEPRINTS[0]", f"endpoint 'extra.shop': {text}")] == [
+        (one.key, one.text) for one in problems
+    ]
+    with pytest.raises(EndpointError, match="every user can write"):
+        find_endpoint(endpoint)
+
+
+def test_tenantrys_own_endpoints_have_no_code_of_others() -> None:
+    """Whoever can change the code of Tenantry can change the check, too."""
+    assert [] == code_paths("landing")
+
+
+def _mode(path: Path, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.chmod(0o700)
+    path.touch()
+    path.chmod(mode)
+
+
+def test_data_that_others_can_access_is_noted(
+    settings: HostSettings, write_tenant: WriteTenant, tmp_path: Path
+) -> None:
+    """The folder of a tenant, its database, secrets and the host's own folders are checked."""
+    write_tenant("acme")
+    write_tenant("globex", DATABASE_URI=f"sqlite:///{tmp_path}/else/g.db")
+    data = settings.data_dir
+    _mode(data / "acme/acme.sqlite3", 0o644)
+    _mode(data / "secrets/A", 0o640)
+    _mode(data / "secrets/B", 0o600)
+    _mode(data / ".workers/1.sock", 0o600)
+    (data / ".workers").chmod(0o755)
+    _mode(data / ".operator_state", 0o644)
+    _mode(data / "initech/initech.sqlite3", 0o644)
+    _mode(tmp_path / "else/g.db", 0o604)
+
+    found = find_open_data(scan_tenants(settings).tenants, data)
+
+    assert [
+        ("", ".operator_state", "chmod -R go= "),
+        ("", ".workers", "chmod -R go= "),
+        ("acme", "acme", "chmod -R go= "),
+        ("", "secrets", "chmod -R go= "),
+        ("globex", "g.db", "chmod go= "),
+    ] == [
+        (name, Path(note.file).name, note.text.partition("run: ")[2].partition("/")[0])
+        for name, note in found
+    ]
+
+
+def test_private_data_is_not_noted(settings: HostSettings, write_tenant: WriteTenant) -> None:
+    """What a host creates is not open, so that there is no note about it."""
+    write_tenant("acme")
+    _mode(settings.data_dir / "acme/acme.sqlite3", 0o600)
+    _mode(settings.data_dir / "secrets/A", 0o600)
+
+    assert [] == list(find_open_data(scan_tenants(settings).tenants, settings.data_dir))
+
+
+@pytest.mark.live
+def test_check_shows_problems_of_the_environment_and_notes(
+    tenantry: Tenantry,
+    write_tenant: WriteTenant,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`tenantry check` fails because of `FLASK_DEBUG` and a lost cookie, not because of notes."""
+    write_tenant("acme", SESSION_COOKIE_NAME="__Host-session").chmod(0o664)
+    _mode(data_dir / "secrets/A", 0o644)
+    monkeypatch.setenv("FLASK_DEBUG", "1")
+    monkeypatch.setenv("FLASK_X", "1")
+
+    both = tenantry("check")
+    write_tenant("acme").chmod(0o664)
+    monkeypatch.delenv("FLASK_DEBUG")
+    only_notes = tenantry("check")
+
+    starts = [line.split(": ")[:2] for line in both.out.splitlines()]
+    assert (1, 0) == (both.code, only_notes.code)
+    assert [
+        ["environment", "'FLASK_DEBUG'"],
+        ["tenants/acme.py", "'SESSION_COOKIE_NAME'"],
+        ["note", "environment"],
+        ["note", "instance/secrets"],
+        ["note", "tenants/acme.py"],
+    ] == starts
