@@ -19,7 +19,6 @@ PLANNED_KEYS = (
     "ENV",
     "STORAGE",
     "API_DOCS",
-    "DATABASE_OPTIONS",
 )
 """Tenant file keys that a later version of Tenantry supports."""
 

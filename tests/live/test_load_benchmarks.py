@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pgbouncer import need_pgbouncer
 from servers import DEADLINE_S
 
 pytestmark = pytest.mark.live
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.live
 BENCHMARKS = Path(__file__).parents[1] / "bench"
 
 COMMANDS = {
+    "behind PgBouncer": ("pooler.py", "--requests", "1000"),
     "slow clients": ("slow_clients.py", "--seconds", "0.5"),
     "crowds": ("crowds.py", "--rounds", "1", "--seconds", "1", "7"),
     "behind nginx": ("behind_nginx.py", "--seconds", "2"),
@@ -31,6 +33,8 @@ def _is_count(line: str) -> bool:
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_nothing_is_lost_under_load(command: tuple[str, ...]) -> None:
     """Each count meets its bound. Times do not matter here, because tests run beside others."""
+    if command[0] == "pooler.py":
+        need_pgbouncer()
     if command[0] == "behind_nginx.py":
         _require_nginx()
     words = [sys.executable, str(BENCHMARKS / command[0]), *command[1:]]

@@ -174,7 +174,14 @@ def create_app(
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)
     budget = budget or ConnectionBudget(read_settings().db_connections)
-    open_database(app, tenant.name, tenant.database_uri, budget, note_query)
+    open_database(
+        app,
+        tenant.name,
+        tenant.database_uri,
+        budget,
+        note_query,
+        options=tenant.database_options,
+    )
     app.extensions[DECODING_MEMORY] = decoding_memory or MemoryBudget(
         DECODING_BYTES, DECODING_WAIT_S
     )

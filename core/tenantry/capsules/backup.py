@@ -1,6 +1,6 @@
 """Writes a tenant's capsule while the tenant serves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -65,7 +65,7 @@ def write_capsule(
     folder, url, summary = data_dir / tenant.name, tenant.database_url, CapsuleSummary()
     with (
         naming_errors(f"tenant {tenant.name!r}"),
-        closing(_open_snapshot(url)) as snapshot,
+        closing(_open_snapshot(url, tenant.database_options)) as snapshot,
         backup_staging(data_dir, tenant.name) as staging,
     ):
         files = FolderSnapshot(
@@ -86,10 +86,10 @@ def write_capsule(
     return summary
 
 
-def _open_snapshot(url: URL) -> Snapshot:
+def _open_snapshot(url: URL, options: Mapping[str, Any]) -> Snapshot:
     if not is_server_database(url):
         check_file_not_lost(url)
-    return Snapshot(url)
+    return Snapshot(url, options)
 
 
 def _add_headers(

@@ -12,6 +12,8 @@ from sqlalchemy import URL, Connection, NullPool, create_engine
 
 from tenantry.capsules.new_database import DatabaseError, NewDatabase, cleanup_error
 from tenantry.capsules.snapshot import quote
+from tenantry.database.options import command_options
+from tenantry.database.pooler import POOLED, is_pooled
 from tenantry.database.url import with_schema
 from tenantry.errors import TenantryError
 from tenantry.migrations.version_table import describe_error, with_connect_timeout
@@ -176,6 +178,8 @@ def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
         with _connect(url) as connection:
             schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
             quoted = quote(connection, name)
+    except DatabaseError:
+        raise
     except Exception as error:
         raise DatabaseError(f"cannot use {_shown(url)}: {describe_error(error)}.") from error
     if schema == "public":
@@ -220,6 +224,7 @@ def _execute(url: URL, statement: str) -> None:
 def _connect(url: URL) -> Connection:
     """Return an autocommit connection that has no idle timeout."""
     options = {"keepalives_idle": KEEPALIVE_S, "application_name": "tenantry restore"}
+    options |= command_options(url, {})
     engine = create_engine(
         with_connect_timeout(url),
         poolclass=NullPool,
@@ -227,6 +232,10 @@ def _connect(url: URL) -> Connection:
         connect_args=options,
     )
     connection = engine.connect()
+    pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    if is_pooled(connection.connection.driver_connection, pid):
+        connection.close()
+        raise DatabaseError(f"{_shown(url)}: {POOLED}, with --database.")
     if (connection.dialect.server_version_info or (0,)) >= (14,):
         connection.exec_driver_sql("SET idle_session_timeout = 0")
     return connection

@@ -6,14 +6,16 @@ PostgreSQL's text form for all other types. The module `row_import` writes the r
 database.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from tenantry.capsules.capsule import CapsuleTable
+from tenantry.database.options import NO_OPTIONS, command_options
 from tenantry.errors import TenantryError
+from tenantry.migrations.locks import lift_timeouts
 from tenantry.migrations.version_table import (
     describe_error,
     read_versions_on,
@@ -72,9 +74,9 @@ class Snapshot:
         RowsError: the database is in memory, or the engine is not supported.
     """
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, options: Mapping[str, Any] = NO_OPTIONS) -> None:
         self._url = url
-        self._engine = open_engine(url)
+        self._engine = open_engine(url, options)
         self._connection: sa.Connection | None = None
 
     def begin(self) -> None:
@@ -88,6 +90,7 @@ class Snapshot:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
             connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+            lift_timeouts(connection)
             connection.exec_driver_sql(
                 "SELECT 1 FROM pg_class LIMIT 1"
             )  # the first query starts the snapshot
@@ -171,7 +174,7 @@ class Snapshot:
             connection.close()
 
 
-def open_engine(url: sa.URL) -> sa.Engine:
+def open_engine(url: sa.URL, options: Mapping[str, Any] = NO_OPTIONS) -> sa.Engine:
     """Return an engine without a connection pool.
 
     For SQLite, the caller must begin transactions with `BEGIN`.
@@ -186,10 +189,14 @@ def open_engine(url: sa.URL) -> sa.Engine:
                 "a database in memory exists only in its process; use a file for tenants to back up"
             )
         # By default, sqlite3 begins a transaction at the first write, which is too late.
-        options: dict[str, Any] = {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}
-        return sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
+        arguments: dict[str, Any] = {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}
+        arguments |= command_options(url, options)
+        return sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)
     if url.drivername == "postgresql+psycopg":
-        return sa.create_engine(with_connect_timeout(url), poolclass=sa.NullPool)
+        arguments = command_options(url, options)
+        return sa.create_engine(
+            with_connect_timeout(url), poolclass=sa.NullPool, connect_args=arguments
+        )
     raise RowsError(
         f"capsules support sqlite and postgresql+psycopg, not {url.drivername}; use its own tools"
     )

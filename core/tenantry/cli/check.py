@@ -125,7 +125,7 @@ def find_database_problems(
             return None  # the host will create the default database
         from tenantry.database.probe import probe_database  # noqa: PLC0415 - takes 0.3 s
 
-        return probe_database(tenant.name, url)
+        return probe_database(tenant.name, url, tenant.database_options)
 
     owners: dict[tuple[str, ...], str] = {}
     with ThreadPoolExecutor(MAX_PROBES) as threads:

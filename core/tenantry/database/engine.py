@@ -7,7 +7,7 @@ an engine.
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,9 +17,17 @@ from sqlalchemy.engine import ExceptionContext, ExecutionContext
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from tenantry.database.budget import ConnectionBudget
-from tenantry.database.errors import DatabaseDownError, DatabaseFullError
+from tenantry.database.errors import (
+    READ_ONLY,
+    READ_ONLY_RETRY_AFTER_S,
+    DatabaseDownError,
+    DatabaseFullError,
+    UnstorableTextError,
+)
 from tenantry.database.file_connector import FILE_IDENTITY, FileConnector, file_identity
+from tenantry.database.options import NO_OPTIONS, driver_options, engine_options
 from tenantry.database.pool import BudgetPool
+from tenantry.database.pooler import is_pooled
 from tenantry.database.server_connector import ServerConnector
 from tenantry.errors import one_line
 
@@ -27,13 +35,14 @@ BUSY_TIMEOUT_S = 5.0
 """Maximum time that a write to SQLite waits for another write."""
 
 SERVER_OPTIONS = {
+    "client_encoding": "utf8",  # psycopg returns bytes for the text of a SQL_ASCII database
     "connect_timeout": 2,  # seconds; the minimum of libpq
     "keepalives_idle": 5,  # seconds
     "keepalives_interval": 2,  # seconds
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # milliseconds
 }
-"""Options of libpq for an unreachable server.
+"""Options of libpq: the encoding, and how to notice an unreachable server.
 
 If packets to the server are lost, a query fails within 10 s instead of the 15 minutes that are the
 default of Linux. If only the server process is frozen, its machine still acknowledges packets, and
@@ -55,10 +64,14 @@ _SQLITE_PRIMARY_CODE = 0xFF
 
 _POSTGRES_FULL = {"53100"}  # disk_full
 _POSTGRES_DOWN = {
-    "25006",  # read_only_sql_transaction, from a standby server
     "53200",  # out_of_memory
     "53300",  # too_many_connections
 }
+
+_POSTGRES_READ_ONLY = {"25006"}  # read_only_sql_transaction, for example from a standby server
+
+_UNSTORABLE = {"22021", "22P05"}  # character_not_in_repertoire, untranslatable_character
+_NUL = "cannot contain NUL"  # psycopg notices this itself, so the error has no SQLSTATE
 
 _NOTE_QUERY = "tenantry_note_query"  # an execution option of the engine
 
@@ -68,7 +81,12 @@ NoteQuery = Callable[[int], None]
 
 
 def make_engine(
-    owner: str, url_text: str, budget: ConnectionBudget, note_query: NoteQuery | None = None
+    owner: str,
+    url_text: str,
+    budget: ConnectionBudget,
+    note_query: NoteQuery | None = None,
+    *,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Engine:
     """Return an engine without a connection. Call `close_engine` to close the engine.
 
@@ -78,14 +96,15 @@ def make_engine(
         budget: the connection budget of the process.
         note_query: a function that receives the duration of each query in nanoseconds, including
             failed queries.
+        options: the tenant's `DATABASE_OPTIONS`.
     """
     url = make_url(url_text)
     if url.get_backend_name() != "sqlite":
-        engine = _server_engine(owner, url, budget)
+        engine = _server_engine(owner, url, budget, options)
     elif is_in_memory(url):
-        engine = _memory_engine(url, budget)
+        engine = _memory_engine(url, budget, options)
     else:
-        engine = _file_engine(owner, url, budget)
+        engine = _file_engine(owner, url, budget, options)
     if note_query is not None:
         _time_queries(engine, note_query)
     event.listen(engine, "handle_error", lambda error: _translate(owner, error), retval=True)
@@ -100,14 +119,17 @@ def close_engine(engine: Engine) -> None:
         engine.dispose()
 
 
-def connect_arguments(owner: str, url: URL) -> dict[str, Any]:
-    """Return the default driver options, except options that the URL sets."""
-    options: dict[str, Any] = {}
+def connect_arguments(
+    owner: str, url: URL, options: Mapping[str, Any] = NO_OPTIONS
+) -> dict[str, Any]:
+    """Return the tenant's driver options and the default ones, except those that the URL sets."""
+    defaults: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
-        options = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
+        defaults = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
     elif url.get_driver_name() == "psycopg":
-        options = SERVER_OPTIONS | {"application_name": f"tenantry {owner}"}
-    return {key: value for key, value in options.items() if key not in url.query}
+        defaults = SERVER_OPTIONS | {"application_name": f"tenantry {owner}"}
+    defaults = {key: value for key, value in defaults.items() if key not in url.query}
+    return defaults | driver_options(url, options)
 
 
 def is_in_memory(url: URL) -> bool:
@@ -120,7 +142,9 @@ class _SqliteConnection(sqlite3.Connection):
     """A SQLite connection that supports weak references, so that the pool notices its deletion."""
 
 
-def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+def _server_engine(
+    owner: str, url: URL, budget: ConnectionBudget, options: Mapping[str, Any]
+) -> Engine:
     connector = ServerConnector(owner, str(url.password or ""))
     engine = create_engine(
         url,
@@ -128,13 +152,38 @@ def _server_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
         budget=budget,
         owner=owner,
         connector=connector,
-        connect_args=connect_arguments(owner, url),
+        connect_args=connect_arguments(owner, url, options),
+        **engine_options(url, options),
     )
+    if "prepare_threshold" not in driver_options(url, options):
+        event.listen(engine, "connect", _PreparedStatements())
     connector.probe = lambda: cast("BudgetPool", engine.pool).probe()
     return engine
 
 
-def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
+class _PreparedStatements:
+    """Turns prepared statements off on connections that go through a pooler.
+
+    A pooler in transaction mode sends a prepared statement to a server process that does not know
+    it, or that knows another one of the same name. One query on the first connection of an engine
+    tells whether there is a pooler. Thread-safe, because two first connections find the same.
+    """
+
+    def __init__(self) -> None:
+        self._is_pooled: bool | None = None
+
+    def __call__(self, connection: Any, _: ConnectionPoolEntry) -> None:
+        if self._is_pooled is None and hasattr(connection, "prepare_threshold"):
+            pid = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+            connection.rollback()
+            self._is_pooled = is_pooled(connection, pid)
+        if self._is_pooled:
+            connection.prepare_threshold = None
+
+
+def _file_engine(
+    owner: str, url: URL, budget: ConnectionBudget, options: Mapping[str, Any]
+) -> Engine:
     path = Path(str(url.database).removeprefix("file:")).absolute()
     engine = create_engine(
         url,
@@ -142,7 +191,8 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
         budget=budget,
         owner=owner,
         connector=FileConnector(owner, path),
-        connect_args=connect_arguments(owner, url),
+        connect_args=connect_arguments(owner, url, options),
+        **engine_options(url, options),
     )
 
     def set_up(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
@@ -156,7 +206,7 @@ def _file_engine(owner: str, url: URL, budget: ConnectionBudget) -> Engine:
     return engine
 
 
-def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
+def _memory_engine(url: URL, budget: ConnectionBudget, options: Mapping[str, Any]) -> Engine:
     """Return the engine of a database in memory, which has exactly one connection.
 
     Closing the connection would lose the data, so the budget does not include this connection.
@@ -167,7 +217,8 @@ def _memory_engine(url: URL, budget: ConnectionBudget) -> Engine:
         pool_size=1,
         max_overflow=0,
         pool_timeout=budget.wait_s,
-        connect_args={"check_same_thread": False},
+        connect_args={"check_same_thread": False} | driver_options(url, options),
+        **engine_options(url, options),
     )
 
     def set_up(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
@@ -207,6 +258,8 @@ def _translate(owner: str, context: ExceptionContext) -> BaseException | None:
     """Return the error to raise if the database is at fault, or None to keep the original error."""
     error = context.original_exception
     code: int | str | None = getattr(error, "sqlstate", None)
+    if code in _UNSTORABLE or isinstance(error, UnicodeEncodeError) or _NUL in str(error):
+        return UnstorableTextError()
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) & _SQLITE_PRIMARY_CODE
     translated: DatabaseDownError | None = None
@@ -214,6 +267,8 @@ def _translate(owner: str, context: ExceptionContext) -> BaseException | None:
         translated = DatabaseFullError()
     elif context.is_disconnect or code in _SQLITE_DOWN | _POSTGRES_DOWN:
         translated = DatabaseDownError(1)
+    elif code in _POSTGRES_READ_ONLY:
+        translated = DatabaseDownError(READ_ONLY_RETRY_AFTER_S, READ_ONLY)
     if translated is not None:
         _logger.error("database.failed", extra={"tenant": owner, "reason": one_line(error)})
     return translated

@@ -13,11 +13,17 @@ from tenantry.errors import TenantryError
 from tenantry.http.problem import ProblemResponse
 
 DOWN = "The database of this application does not respond. Try again later."
+READ_ONLY = "The database of this application is read-only now. Try again later."
+UNSTORABLE = "The database of this application cannot store a character of this request."
 FULL = "The database of this application cannot store more data."
 BUSY = "All database connections are in use. Try again later."
 
 FULL_RETRY_AFTER_S = 60
 """Value of `Retry-After` while the database is full, because an operator has to free space."""
+
+
+READ_ONLY_RETRY_AFTER_S = 10
+"""Value of `Retry-After` while the database is read-only, usually until a standby is promoted."""
 
 
 class DatabaseDownError(HTTPException):
@@ -47,6 +53,21 @@ class DatabaseFullError(DatabaseDownError):
 
     def __init__(self) -> None:
         super().__init__(FULL_RETRY_AFTER_S, FULL)
+
+
+class UnstorableTextError(HTTPException):
+    """The database cannot store a text. The client gets 422 (RFC 9110 §15.5.21).
+
+    Examples are `€` in a LATIN1 database, and NUL in any PostgreSQL database.
+    """
+
+    code: int = HTTPStatus.UNPROCESSABLE_ENTITY.value
+
+    def __init__(self) -> None:
+        problem = ProblemResponse(HTTPStatus.UNPROCESSABLE_ENTITY, UNSTORABLE)
+        body = problem.body(request.environ if has_request_context() else {})
+        status, headers = problem.head(len(body))
+        super().__init__(UNSTORABLE, Response(body, status, headers))
 
 
 class ConnectionCounts(NamedTuple):

@@ -4,14 +4,17 @@ A probe creates no file. A missing SQLite file is not a problem if it can be cre
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from tenantry.database.engine import connect_arguments, is_in_memory
+from tenantry.database.options import NO_OPTIONS, engine_options
 from tenantry.database.url import SCHEMA_QUERY, schema_problem
 from tenantry.errors import one_line
 
@@ -35,7 +38,9 @@ class DatabaseProbe:
     """The identity of the database, which is the same for all of its URLs; None if unknown."""
 
 
-def probe_database(owner: str, url_text: str) -> DatabaseProbe:
+def probe_database(
+    owner: str, url_text: str, options: Mapping[str, Any] = NO_OPTIONS
+) -> DatabaseProbe:
     """Connect to a database once. A silent server takes 2 s for each of its addresses."""
     url = make_url(url_text)
     if url.get_backend_name() == "sqlite":
@@ -44,12 +49,15 @@ def probe_database(owner: str, url_text: str) -> DatabaseProbe:
         path = Path(str(url.database).removeprefix("file:"))
         if not path.exists():
             return DatabaseProbe(_creation_problem(path))
-    return _connect(owner, url)
+    return _connect(owner, url, options)
 
 
-def _connect(owner: str, url: URL) -> DatabaseProbe:
+def _connect(owner: str, url: URL, options: Mapping[str, Any]) -> DatabaseProbe:
     engine = create_engine(
-        url, poolclass=NullPool, connect_args=connect_arguments(owner, url), hide_parameters=True
+        url,
+        poolclass=NullPool,
+        connect_args=connect_arguments(owner, url, options),
+        **engine_options(url, options) | {"hide_parameters": True},
     )
     queries = {"sqlite": "PRAGMA schema_version", "postgresql": SCHEMA_QUERY}
     backend = url.get_backend_name()

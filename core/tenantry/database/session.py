@@ -5,14 +5,15 @@ SQLAlchemy is imported on first use.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app, g
 from pydantic import SecretStr
 
 from tenantry.database.budget import ConnectionBudget
+from tenantry.database.options import NO_OPTIONS
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -33,6 +34,7 @@ class Database:
         url: the tenant's `DATABASE_URI`.
         budget: the connection budget of the process.
         note_query: a function that is called after each query.
+        options: the tenant's `DATABASE_OPTIONS`.
     """
 
     def __init__(
@@ -41,7 +43,10 @@ class Database:
         url: SecretStr,
         budget: ConnectionBudget,
         note_query: NoteQuery | None = None,
+        *,
+        options: Mapping[str, Any] = NO_OPTIONS,
     ) -> None:
+        self._options = options
         self.owner = owner
         self._url = url
         self._budget = budget
@@ -88,7 +93,8 @@ class Database:
         from tenantry.database.engine import make_engine  # noqa: PLC0415 - as above
 
         note_query = self._note_query and partial(self._note_query, self.owner)
-        return make_engine(self.owner, self._url.get_secret_value(), self._budget, note_query)
+        url = self._url.get_secret_value()
+        return make_engine(self.owner, url, self._budget, note_query, options=self._options)
 
 
 def open_database(
@@ -97,9 +103,12 @@ def open_database(
     url: SecretStr,
     budget: ConnectionBudget,
     note_query: NoteQuery | None = None,
+    *,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Database:
     """Add a database to an app, without connecting to it."""
-    database = app.extensions[_EXTENSION] = Database(owner, url, budget, note_query)
+    database = Database(owner, url, budget, note_query, options=options)
+    app.extensions[_EXTENSION] = database
     app.teardown_appcontext(_close_session)
     return database
 

@@ -29,6 +29,12 @@ libpq prefers the query part to the rest of the URL. With such parameters in its
 would not show which database is used, and would reveal the password in logs.
 """
 
+IDENTITY_PARAMETERS = frozenset({*_BEFORE_QUERY, "conninfo", "database", "host", "port", "uri"})
+"""Driver options that would select another database than the URL names."""
+
+_DRIVER_ONLY = ("prepare_threshold", "autocommit", "row_factory", "cursor_factory", "context")
+"""Options of psycopg whose values are not text, so that a URL cannot express them."""
+
 _HOST_AND_PORT = re.compile(r"([\w.-]+):(\d+)")
 """Pattern of an allowed `host` in the query part of a URL, which SQLAlchemy can split."""
 
@@ -156,6 +162,11 @@ def _check_query(url: "URL") -> None:
             f"has {misplaced[0]!r} after the '?', which would override the rest; write "
             "dialect://user:password@host:port/database"
         )
+    if unsuitable := [name for name in _DRIVER_ONLY if name in url.query]:
+        raise ValueError(
+            f"has {unsuitable[0]!r} after the '?', which a URL cannot express; write "
+            "DATABASE_OPTIONS = {'prepare_threshold': None} in the tenant file"
+        )
     schemas = _search_path(url)
     if len(schemas) > 1:
         raise ValueError(
@@ -203,6 +214,11 @@ def _search_path(url: "URL") -> list[str]:
             path = re.sub(r"\\(.)", r"\1", value)  # a backslash escapes a space
     names = [name.strip() for name in path.split(",")]
     return [name[1:-1] if name[:1] == '"' else name.lower() for name in names]
+
+
+def names_search_path(options: str) -> bool:
+    """Whether the `options` of a PostgreSQL connection set the search path."""
+    return any(_is_search_path(name) for name, _ in _SETTING.findall(options))
 
 
 def _is_search_path(setting: str) -> bool:

@@ -269,7 +269,7 @@ def _downgrade_target(
         reason = "none of its endpoints has tables; enable the endpoint that had, and try again."
         return MigrationStatus(tenant.name, "failed", reason=reason)
     url = tenant.database_uri.get_secret_value()
-    target = migration_target(tenant.name, url, branches, data_dir)
+    target = migration_target(tenant.name, url, branches, data_dir, tenant.database_options)
     database = _identity(target, data_dir)
     if database != step.database:
         reason = (

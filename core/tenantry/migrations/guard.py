@@ -64,9 +64,18 @@ DATABASE_BEHIND = ProblemResponse(
     retry_after_s=5,
 )
 
+TIMED_OUT = ProblemResponse(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The database of this application took too long; try again later.",
+    retry_after_s=5,
+)
+"""The answer to a request whose statement the server has cancelled (`statement_timeout`)."""
+
+_CANCELED = "57014"  # SQLSTATE of query_canceled
 _EXTENSION = "tenantry.migration_guard"
 # Marks, in `flask.g`, a request that failed because a table or column is missing.
 _HAS_MISSED = "tenantry_missed_table"
+_HAS_TIMED_OUT = "tenantry_timed_out"
 _logger = logging.getLogger(__name__)
 
 
@@ -132,11 +141,13 @@ class MigrationGuard:
         # Flask answers OPTIONS requests, so no code queries a table.
         if self.is_open or request.method == "OPTIONS" or not self._is_guarded():
             return None
-        return None if self.check() else _behind_response()
+        return None if self.check() else _response(DATABASE_BEHIND)
 
     def replace_error(self, response: Response) -> Response:
-        """Replace a 500 response with 503 if outdated tables are the reason."""
+        """Replace a 500 response with 503 if outdated tables or a timeout are the reason."""
         is_error = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+        if is_error and g.pop(_HAS_TIMED_OUT, False):
+            return _response(TIMED_OUT)
         if not is_error or not g.pop(_HAS_MISSED, False) or not self._is_guarded():
             return response
         # `check` needs a connection, but the session may hold the only one.
@@ -145,7 +156,7 @@ class MigrationGuard:
             # The database is down, so the response is 503 in any case.
             with suppress(DatabaseDownError):
                 self.check()
-        return _behind_response() if self.problem else response
+        return _response(DATABASE_BEHIND) if self.problem else response
 
     def _is_guarded(self) -> bool:
         return not self._guarded.isdisjoint(request.blueprints)
@@ -221,7 +232,10 @@ class MigrationGuard:
         """Request a check if a statement failed because a table or a column is missing."""
         if context.statement == VERSIONS_QUERY:
             return
-        if not is_missing_table_or_column(context.original_exception):
+        error = context.original_exception
+        if getattr(error, "sqlstate", None) == _CANCELED and has_app_context():
+            setattr(g, _HAS_TIMED_OUT, True)
+        if not is_missing_table_or_column(error):
             return
         if has_app_context():
             setattr(g, _HAS_MISSED, True)
@@ -257,9 +271,9 @@ class MigrationGuard:
             _logger.error("database.upgrade_failed", extra=extra)
 
 
-def _behind_response() -> Response:
-    body = DATABASE_BEHIND.body(request.environ)
-    status, headers = DATABASE_BEHIND.head(len(body))
+def _response(problem: ProblemResponse) -> Response:
+    body = problem.body(request.environ)
+    status, headers = problem.head(len(body))
     return Response(body, status, headers)
 
 
@@ -274,7 +288,7 @@ def add_migration_guard(app: Flask, tenant: Tenant, data_dir: Path) -> Migration
         return None
     url = tenant.database_uri.get_secret_value()
     guard = MigrationGuard(
-        migration_target(tenant.name, url, branches, data_dir),
+        migration_target(tenant.name, url, branches, data_dir, tenant.database_options),
         database_of(app),
         is_default=url == default_database_url(data_dir, tenant.name),
     )

@@ -2,6 +2,11 @@
 
 For PostgreSQL, Tenantry uses an advisory lock. For other engines, Tenantry locks a file, which
 works on one machine. Both kinds of locks are released when the process ends.
+
+Behind a connection pooler, a lock of a session would stay with a server process that the pooler
+gives to another client. Therefore, a second connection holds the lock, in a transaction that lasts
+as long as the migrations. That transaction has no snapshot between its statements, so that `CREATE
+INDEX CONCURRENTLY` does not wait for it.
 """
 
 import fcntl
@@ -13,6 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from sqlalchemy import Connection
+
+from tenantry.database.pooler import is_pooled
 
 POLL_S = 0.1
 """Time between two attempts to get the lock.
@@ -44,7 +51,7 @@ class DatabaseLockedError(Exception):
 def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock of a database during the `with` block.
 
-    In PostgreSQL, the lock is held until the connection is closed.
+    On a direct connection to PostgreSQL, the lock is held until the connection is closed.
 
     Args:
         connection: an open connection without a transaction.
@@ -56,8 +63,9 @@ def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) ->
             that holds the lock.
     """
     if connection.dialect.name == "postgresql":
-        _lock_postgres(connection, timeout_s)
-        yield
+        lock = _lock_pooled if _is_pooled(connection) else _lock_session
+        with lock(connection, timeout_s):
+            yield
     else:
         # The lock file is never removed, because another process may already be waiting for its
         # lock.
@@ -66,8 +74,36 @@ def migration_lock(connection: Connection, lock_file: Path, timeout_s: float) ->
             yield
 
 
-def _lock_postgres(connection: Connection, timeout_s: float) -> None:
-    settings = [f"set_config('application_name', 'tenantry db, process {os.getpid()}', false)"]
+def _is_pooled(connection: Connection) -> bool:
+    pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    connection.rollback()
+    return is_pooled(connection.connection.driver_connection, pid)
+
+
+@contextmanager
+def _lock_pooled(connection: Connection, timeout_s: float) -> Iterator[None]:
+    with connection.engine.connect() as holder:
+
+        def try_lock() -> bool:
+            lift_timeouts(holder)
+            holder.exec_driver_sql(f"SELECT {_name_setting(is_local=True)}")
+            result = holder.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({_LOCK_KEY})")
+            is_locked = bool(result.scalar())
+            if not is_locked:
+                holder.rollback()
+            return is_locked
+
+        _wait_for_lock(try_lock, lambda: _find_holder(connection), timeout_s)
+        yield
+
+
+@contextmanager
+def _lock_session(connection: Connection, timeout_s: float) -> Iterator[None]:
+    settings = [
+        _name_setting(is_local=False),
+        # for statements outside of the migration's transaction; see `lift_timeouts`
+        "set_config('statement_timeout', '0', false)",
+    ]
     if (connection.dialect.server_version_info or (0,)) >= (14,):
         # If this process is killed, the server notices it within a second.
         settings.append("set_config('client_connection_check_interval', '1000', false)")
@@ -80,11 +116,32 @@ def _lock_postgres(connection: Connection, timeout_s: float) -> None:
         connection.commit()
         return is_locked
 
-    def find_holder() -> str:
-        row = connection.exec_driver_sql(_HOLDER_QUERY).first()
-        return "" if row is None else f"{row.application_name} ({row.pid})"
+    _wait_for_lock(try_lock, lambda: _find_holder(connection), timeout_s)
+    yield
 
-    _wait_for_lock(try_lock, find_holder, timeout_s)
+
+def _name_setting(*, is_local: bool) -> str:
+    """Return an SQL expression that names the current process to the server."""
+    name = f"tenantry db, process {os.getpid()}"
+    return f"set_config('application_name', '{name}', {str(is_local).lower()})"
+
+
+def _find_holder(connection: Connection) -> str:
+    row = connection.exec_driver_sql(_HOLDER_QUERY).first()
+    connection.rollback()
+    return "" if row is None else f"{row.application_name} ({row.pid})"
+
+
+def lift_timeouts(connection: Connection) -> None:
+    """Lift the server's timeouts for the current transaction, because Tenantry has its own limit.
+
+    The timeouts of a role or of a URL are meant for requests. `lock_timeout` stays.
+    """
+    names = ["statement_timeout", "idle_in_transaction_session_timeout"]
+    if (connection.dialect.server_version_info or (0,)) >= (17,):
+        names.append("transaction_timeout")
+    calls = ", ".join(f"set_config('{name}', '0', true)" for name in names)
+    connection.exec_driver_sql(f"SELECT {calls}")
 
 
 def _lock_file(file: IO[str], timeout_s: float) -> None:

@@ -5,7 +5,7 @@ Alembic has only one `op` object for each process, so databases are migrated one
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from sqlalchemy import Connection, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from tenantry.migrations.locks import migration_lock
+from tenantry.database.options import command_options
+from tenantry.migrations.locks import lift_timeouts, migration_lock
 from tenantry.migrations.process import MigrationReply, MigrationRequest, OnStart
 from tenantry.migrations.revisions import (
     Branch,
@@ -65,7 +66,7 @@ def migrate(
         DatabaseLockedError: another process is migrating the database.
     """
     try:
-        connection = _connect(request.url)
+        connection = _connect(request.url, request.options)
     except Exception as error:  # noqa: BLE001 - drivers raise many classes of exceptions
         return MigrationReply("unreachable", reason=describe_unreachable(error))
     lock = migration_lock(connection, Path(request.lock_file), request.lock_timeout_s)
@@ -170,6 +171,8 @@ def _run_alembic(
         )
         context = environment.get_context()
         with environment.begin_transaction(), Operations.context(context):
+            if engine == "postgresql":
+                lift_timeouts(connection)
             if versions is None:
                 _create_version_table(connection, context)
             heads = HeadMaintainer(context, versions or ())
@@ -216,9 +219,9 @@ def _script_directory(folders: tuple[Path, ...]) -> ScriptDirectory:
     return ScriptDirectory(folders[0], version_locations=list(folders))
 
 
-def _connect(text: str) -> Connection:
+def _connect(text: str, options: Mapping[str, Any]) -> Connection:
     url = with_connect_timeout(make_url(text))
-    engine = create_engine(url, poolclass=NullPool)
+    engine = create_engine(url, poolclass=NullPool, connect_args=command_options(url, options))
     if url.get_backend_name() == "sqlite":
         if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
             raise ValueError("another process cannot migrate a database in memory")

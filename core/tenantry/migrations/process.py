@@ -36,6 +36,8 @@ class MigrationRequest:
     """The revisions to migrate to, or None for the heads of the code."""
     downgrade_from: list[str] | None = None
     """For a downgrade, the revisions at which the database must be; None for an upgrade."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The tenant's `DATABASE_OPTIONS`."""
 
 
 @dataclass(frozen=True)

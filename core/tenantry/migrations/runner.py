@@ -4,11 +4,12 @@ Even if a migration ends or blocks the child process, the runner returns a resul
 """
 
 import time
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+from tenantry.database.options import NO_OPTIONS
 from tenantry.database.url import parse_database_url
 from tenantry.migrations.process import (
     MigrationProcess,
@@ -47,6 +48,8 @@ class MigrationTarget:
     """
     destination: frozenset[str] | None = None
     """The revisions to upgrade to, or None for the heads of the code."""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The tenant's `DATABASE_OPTIONS`."""
 
     @property
     def heads(self) -> frozenset[str]:
@@ -55,7 +58,11 @@ class MigrationTarget:
 
 
 def migration_target(
-    tenant: str, url: str, branches: tuple[Branch, ...], data_dir: Path
+    tenant: str,
+    url: str,
+    branches: tuple[Branch, ...],
+    data_dir: Path,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> MigrationTarget:
     """Return the migration target of a tenant, without creating a file or a folder."""
     parsed = parse_database_url(url)
@@ -65,7 +72,7 @@ def migration_target(
         path = Path(parsed.database.removeprefix("file:"))
         folder = path.parent if path.parent == data_dir / tenant else None
         lock_file = path.with_name(f"{path.name}.migrating")
-    return MigrationTarget(tenant, url, branches, lock_file, folder)
+    return MigrationTarget(tenant, url, branches, lock_file, folder, options=options)
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,7 @@ class MigrationRunner:
     ) -> MigrationResult:
         request = MigrationRequest(
             url=target.url,
+            options=dict(target.options),
             endpoints=[branch.endpoint for branch in target.branches],
             lock_file=str(target.lock_file),
             lock_timeout_s=self._lock_timeout_s,
@@ -229,7 +237,9 @@ def _result(
     if before is None:  # the migration has not started
         return MigrationResult(reply.state, reason=f"{reason}.")
     try:
-        status = compare(target.branches, read_versions(parse_database_url(target.url)))
+        status = compare(
+            target.branches, read_versions(parse_database_url(target.url), target.options)
+        )
     except Exception as error:  # noqa: BLE001 - drivers raise many classes of exceptions
         text = f"{reason}; the state of the database is unknown: {describe_unreachable(error)}"
         return MigrationResult("failed", before, reason=text)

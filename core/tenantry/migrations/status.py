@@ -108,7 +108,7 @@ def _status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationSta
     if target is None:
         return assumed
     try:
-        versions = read_versions(parse_database_url(target.url))
+        versions = read_versions(parse_database_url(target.url), target.options)
     except Exception as error:  # noqa: BLE001 - drivers raise many classes of exceptions
         reason = describe_unreachable(error)
         return MigrationStatus(tenant.name, "unreachable", reason=reason, target=target)
@@ -128,7 +128,7 @@ def _assumed_status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> Migr
     if not branches:
         return MigrationStatus(tenant.name, "no tables")
     url = tenant.database_uri.get_secret_value()
-    target = migration_target(tenant.name, url, branches, data_dir)
+    target = migration_target(tenant.name, url, branches, data_dir, tenant.database_options)
     return MigrationStatus(tenant.name, "behind", after=target.heads, target=target)
 
 

@@ -4,10 +4,11 @@ Reading the revisions changes nothing, and does not create a missing SQLite file
 imported on first use, so that a host can start without it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tenantry.database.options import NO_OPTIONS, command_options
 from tenantry.database.url import schema_problem
 from tenantry.errors import TenantryError, one_line
 
@@ -35,7 +36,7 @@ class LostDatabaseError(TenantryError):
     """A SQLite file has existed, but is now missing. Creating a new file would hide the loss."""
 
 
-def read_versions(url: "URL") -> frozenset[str]:
+def read_versions(url: "URL", options: Mapping[str, Any] = NO_OPTIONS) -> frozenset[str]:
     """Read the revisions of a database directly with the database driver, without SQLAlchemy.
 
     A new SQLAlchemy engine sends additional queries when it connects. For a fleet run, which reads
@@ -50,8 +51,9 @@ def read_versions(url: "URL") -> frozenset[str]:
         check_file_not_lost(url)
         return frozenset()
     dialect = url.get_dialect()()
-    args, options = dialect.create_connect_args(with_connect_timeout(url))
-    connection = dialect.import_dbapi().connect(*args, **options)
+    args, of_url = dialect.create_connect_args(with_connect_timeout(url))
+    arguments = dict(of_url) | command_options(url, options)
+    connection = dialect.import_dbapi().connect(*args, **arguments)
     try:
         cursor = connection.cursor()
 

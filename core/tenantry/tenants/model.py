@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from tenantry.database.options import parse_options
 from tenantry.database.url import check_database_url, parse_database_url
 from tenantry.grammar import check_host_name, check_url_prefix
 from tenantry.tenants.clients import Clients, parse_clients
@@ -94,6 +95,11 @@ def _parse_clients(value: object, info: ValidationInfo) -> Clients | None:
     return parse_clients(value, info.data["name"], info.data.get("blueprints"))
 
 
+def _parse_database_options(value: object, info: ValidationInfo) -> dict[str, Any]:
+    url = info.data.get("database_uri")  # None if the URL is invalid
+    return {} if url is None else parse_options(url.get_secret_value(), value)
+
+
 _SecretKey = Annotated[SecretStr, AfterValidator(_check_secret)]
 
 
@@ -144,6 +150,14 @@ class Tenant(BaseModel):
         alias="DATABASE_URI",
         description="SQLAlchemy URL of the tenant's own database.",
         json_schema_extra={"default": "`sqlite:///<data>/<name>/<name>.sqlite3`"},
+    )
+    database_options: Annotated[dict[str, Any], PlainValidator(_parse_database_options)] = Field(
+        default_factory=dict,
+        alias="DATABASE_OPTIONS",
+        repr=False,
+        description="Engine and driver options that a URL cannot express, such as "
+        '`{"prepare_threshold": None}` behind a connection pooler in transaction mode.',
+        json_schema_extra={"default": "`{}`"},
     )
     blueprints: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = Field(
         alias="BLUEPRINTS",
