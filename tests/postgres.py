@@ -137,10 +137,29 @@ def start(folder: Path, **settings: str) -> Postgres:
          "--no-locale", "--no-instructions", user=user)  # fmt: skip
     with (data / "postgresql.auto.conf").open("a") as file:
         file.writelines(f"{key} = '{value}'\n" for key, value in (_SETTINGS | settings).items())
+    port = _free_port()
+    return Postgres(folder, port, _launch(folder, port))
+
+
+def start_standby(folder: Path, server: Postgres) -> Postgres:
+    """Copy a running server to `folder`, and start the copy as a hot standby.
+
+    The caller stops the standby.
+    """
+    user = _user()
+    if user is not None:
+        os.chown(folder, user, -1)
+    _run("pg_basebackup", "-D", folder / "data", "-h", "127.0.0.1", "-p", server.port,
+         "-U", "postgres", "-R", "-X", "stream", "-c", "fast", user=user)  # fmt: skip
+    port = _free_port()
+    return Postgres(folder, port, _launch(folder, port))
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return Postgres(folder, port, _launch(folder, port))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _launch(folder: Path, port: int) -> int:

@@ -64,7 +64,7 @@ def test_status_reads_as_many_databases_at_once_as_jobs(
         write_tenant(name, BLUEPRINTS=["corp.shop"])
     both = threading.Barrier(2, timeout=10 if jobs == "2" else 0.1)
 
-    def read(_: object) -> frozenset[str]:
+    def read(*_: object) -> frozenset[str]:
         both.wait()
         return frozenset()
 

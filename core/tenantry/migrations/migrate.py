@@ -51,6 +51,8 @@ If the process dies during a COMMIT, nobody knows whether the transaction was co
 TRANSACTIONAL_ENGINES = ("postgresql", "sqlite")
 """The engines that can roll back DDL. SQLite needs the events that `_connect` adds."""
 
+READ_ONLY_STATE = "25006"  # SQLSTATE of read_only_sql_transaction
+
 _COMMIT = re.compile(r"\s*(commit|end)\b", re.IGNORECASE)
 
 
@@ -87,7 +89,7 @@ def migrate(
         except BaseException as error:  # noqa: BLE001 - a migration may raise any exception
             commits_total = commits.count - (1 if _is_rejected_commit(error) else 0)
             is_rolled_back = connection.dialect.name in TRANSACTIONAL_ENGINES and commits_total == 0
-            reason = describe_error(error)
+            reason = _describe_failure(error)
             return MigrationReply("failed", reason=reason, is_rolled_back=is_rolled_back)
         return MigrationReply("migrated", sorted(destination))
 
@@ -116,6 +118,13 @@ def _is_done(status: RevisionStatus, request: MigrationRequest) -> bool:
     if request.destination is None:
         return status.state == "at head"
     return status.current == frozenset(request.destination)
+
+
+def _describe_failure(error: BaseException) -> str:
+    reason = describe_error(error)
+    if getattr(getattr(error, "orig", None), "sqlstate", None) == READ_ONLY_STATE:
+        reason += "; the database is read-only, so run the upgrade where it can be written"
+    return reason
 
 
 class _CommitCounter:
