@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
+import pytest
+
 DEADLINE_S = 60.0
 """The time that a test waits for an event before the test fails.
 
@@ -118,6 +120,18 @@ def program(name: str) -> str:
         return name
     beside = Path(sys.executable).with_name(name)
     return str(beside) if beside.exists() else str(shutil.which(name))
+
+
+def debian_tool(name: str, package: str) -> str:
+    """Return the path of a tool from a Debian package.
+
+    If the tool is missing, skip the test, or fail the test in CI.
+    """
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if path is None:
+        text = f"{name} is missing: apt-get install {package}"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
+    return str(path)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,23 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from servers import CONFIG_FILE, DEADLINE_S, Server, free_port
+from sandbox import read_unit
+from servers import CONFIG_FILE, DEADLINE_S, Server, debian_tool, free_port
 
 pytestmark = pytest.mark.live
 
 CONFIG = Path(__file__).parent.parent / "config"
-
-
-def _tool(name: str, package: str) -> str:
-    """Return the path of a tool.
-
-    If the tool is missing, skip the test, or fail the test in CI.
-    """
-    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    if path is None:
-        text = f"{name} is missing: apt-get install {package}"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(text)
-    return str(path)
 
 
 def _nginx_config(folder: Path, upstream: int, port: int) -> Path:
@@ -52,7 +40,7 @@ def _nginx_config(folder: Path, upstream: int, port: int) -> Path:
 @pytest.fixture(name="start_nginx")
 def _start_nginx(tmp_path: Path) -> Iterator[Callable[[int], int]]:
     """Return a function that starts nginx in front of a port and returns nginx's own port."""
-    program = _tool("nginx", "nginx-light")
+    program = debian_tool("nginx", "nginx-light")
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(upstream: int) -> int:
@@ -81,7 +69,7 @@ def _connect(port: int) -> HTTPConnection:
 
 def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
     """`systemd-analyze verify` reports no problem of the example unit."""
-    tool = _tool("systemd-analyze", "systemd")
+    tool = debian_tool("systemd-analyze", "systemd")
     program = Path(sys.executable).with_name("tenantry")
     text = (CONFIG / "tenantry.service").read_text()
     unit = tmp_path / "tenantry.service"
@@ -95,9 +83,29 @@ def test_the_systemd_unit_is_valid(tmp_path: Path) -> None:
     assert (0, "") == (result.returncode, result.stderr)
 
 
+def test_the_systemd_unit_is_a_sandbox() -> None:
+    """`systemd-analyze security` gives the example unit an exposure of at most 3.0 of 10."""
+    tool = debian_tool("systemd-analyze", "systemd")
+    command = [tool, "security", "--offline=true", "--threshold=30", "--no-pager"]
+
+    result = subprocess.run(
+        [*command, str(CONFIG / "tenantry.service")], capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_systemd_unit_bounds_memory_and_tasks() -> None:
+    """One tenant cannot use up the machine, and the end of one worker does not end the others."""
+    unit = read_unit(CONFIG / "tenantry.service")
+
+    assert {"MemoryHigh", "MemoryMax", "TasksMax"} <= unit.keys()
+    assert ["continue"] == unit["OOMPolicy"]
+
+
 def test_the_nginx_site_is_valid(tmp_path: Path) -> None:
     """`nginx -t` accepts the example configuration."""
-    tool = _tool("nginx", "nginx-light")
+    tool = debian_tool("nginx", "nginx-light")
     config = _nginx_config(tmp_path, 8000, 8080)
 
     result = subprocess.run(
