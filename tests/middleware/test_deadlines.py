@@ -186,6 +186,21 @@ def test_waiting_for_the_client_is_not_hanging(is_waiting: bool) -> None:
     assert (1, not is_waiting) == (stuck, held == 1)
 
 
+@pytest.mark.parametrize("is_answering", [True, False])
+def test_a_hijacked_connection_has_no_deadline(is_answering: bool) -> None:
+    """A WebSocket stays open for hours, and gets no 504 between its frames."""
+    deadline, app, connection = Deadline(is_answering=is_answering), Waiting(), FakeConnection()
+    connection.is_hijacked = True
+
+    with deadline.requesting(app, **{CONNECTION: connection}):
+        assert app.is_reached.wait(DEADLINE_S)
+        deadline.check_at(6.0)
+        stuck = deadline.watchdog.stuck()
+        app.go_on.set()
+
+    assert {} == stuck
+
+
 def test_the_host_reports_stuck_requests(
     host: Host, write_tenant: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:

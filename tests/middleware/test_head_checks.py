@@ -217,6 +217,15 @@ def test_an_instance_gives_access_to_its_head_checks(
     assert (True, 413) == (instance.head_checks.is_quick, status_of(refusal))
 
 
+def test_a_chunked_body_without_a_known_length_gets_411() -> None:
+    """Under a server that does not decode chunks, such as uWSGI, the app would get no body."""
+    environ = environ_of(CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")
+
+    _, status, _ = run_wsgi_app(all_checks(), environ, buffered=True)
+
+    assert "411 Length Required" == status
+
+
 # -- caching ---------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,19 @@ def test_without_a_thread_the_caller_writes_the_line(pipe: Pipe) -> None:
     assert ["a line"] == pipe.lines()
 
 
+def test_without_a_thread_the_caller_does_not_wait_for_a_stalled_reader(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gunicorn's master writes its own lines, and must go on; lost lines are counted."""
+    monkeypatch.setattr(log_writer, "FLUSH_S", 0.01)
+    writer = LogWriter(pipe.writer)
+    for _ in range(5):
+        writer.put("x" * 1023 + "\n")
+
+    assert writer.dropped_total > 0
+    assert 5 == writer.dropped_total + len(pipe.lines())
+
+
 def test_lines_keep_their_order(writer: LogWriter, pipe: Pipe) -> None:
     """Rendered lines and finished lines are written in the order in which they came."""
     for number in range(0, 100, 2):

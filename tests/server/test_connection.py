@@ -246,6 +246,18 @@ def test_each_byte_gives_its_client_more_time(connection: Connection) -> None:
 # -- receiving and the end -------------------------------------------------------------------------
 
 
+def test_the_leader_does_not_wait_for_a_client(
+    connection: Connection,
+) -> None:
+    """A response that may not wait is given up as soon as there is no room for it."""
+    serving = Serving(SpoolBudget(memory_bytes=0, disk_bytes=0), keeps_alive=True)
+    exchange = Exchange(connection, {"REQUEST_METHOD": "GET"}, FRAMING, serving)
+    exchange.may_wait = False
+
+    with pytest.raises(ResponseCutError, match="no room"):
+        connection.send(b"x" * (1 << 20), exchange)
+
+
 def test_receive_tells_nothing_from_the_end(connection: Connection, client: socket.socket) -> None:
     """Nothing yet, bytes and the end of the client's side are three results."""
     before = connection.receive(100)

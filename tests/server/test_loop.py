@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import select
 import socket
 import threading
 import time
@@ -92,6 +93,26 @@ def test_a_long_request_does_not_keep_others_waiting() -> None:
         assert ([OK] * 5, OK) == (quick, _answered(slow))
         slow.sendall(GET)
         assert OK == _answered(slow)
+
+
+def test_a_response_is_sent_while_its_request_runs() -> None:
+    """What a slow client does not accept at once is sent before the app yields the next bytes."""
+    go_on = threading.Event()
+
+    def streaming(_: object, start_response: Callable[..., object]) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", str((8 << 20) + 1))])
+        yield b"x" * (8 << 20)
+        go_on.wait(DEADLINE_S)
+        yield b"y"
+
+    with looping(streaming) as (_, connect):
+        client = connect(GET)
+        received = 0
+        while received <= 8 << 20:  # the head, and all of the first chunk
+            received += len(client.recv(1 << 20))
+        go_on.set()
+
+        assert b"y" == client.recv(1)
 
 
 def test_several_leaders_in_a_row_may_be_stuck() -> None:
@@ -239,6 +260,27 @@ def test_a_call_to_a_closed_connection_is_dropped(server: SteppedServer) -> None
     server.step()
 
     assert [] == called
+
+
+def test_a_closed_connection_leaves_the_poller(server: SteppedServer) -> None:
+    """A process that a tenant has started may still hold a copy of the socket."""
+    client = server.connect()
+    [connection] = server.connections
+    copy = os.dup(connection.fd)
+    try:
+        server.loop.forget(connection)
+        client.sendall(GET)
+        wait_until(lambda: _has_data(copy))
+
+        assert [] == server.loop._epoll.poll(0)
+    finally:
+        os.close(copy)
+
+
+def _has_data(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def test_closing_a_connection_twice_closes_no_other(server: SteppedServer) -> None:

@@ -341,6 +341,17 @@ def test_a_full_worker_closes_its_idlest_connections() -> None:
         assert 200 == server.exchange(server.connect(), GET).status
 
 
+def test_a_full_worker_closes_slow_bodies_of_the_greatest_tenant() -> None:
+    """Without idle connections, the tenant with the most slow clients makes room."""
+    with stepping(echo, SmallAdmission(), worker_connections=3) as server:
+        slow = [server.connect(post(b"x", size=9)) for _ in range(2)]
+        other = server.connect(post(b"x", path=b"/globex/x", size=2))
+        server.check_in(CLOSE_IDLE_AFTER_S)
+
+        assert [True, True] == [is_closed(server, client) for client in slow]
+        assert b"POST /globex/x xy" == server.exchange(other, b"y").body
+
+
 def test_a_response_of_a_full_worker_makes_room_for_another_client() -> None:
     """Without room for a new connection, the worker closes each connection after its response."""
     with stepping(echo, worker_connections=2) as server:
@@ -610,6 +621,27 @@ def test_a_request_that_waits_too_long_gets_503(
 
     assert (503, False, "1") == (answer.status, answer.closes, answer.fields["retry-after"])
     assert [("acme", 503)] == admission.noted
+
+
+def test_a_tenant_at_its_maximum_gets_503_at_once(
+    server: SteppedServer, admission: SmallAdmission
+) -> None:
+    """A request over `MAX_CONCURRENT_REQUESTS` does not wait, and does not run."""
+    enter = admission.enter
+
+    def enter_over(environ: Any) -> Any:
+        token = enter(environ)
+        assert token is not None
+        token.is_over = True
+        admission.leave(token)
+        return token
+
+    admission.enter = enter_over  # type: ignore[method-assign]
+
+    clients = [server.connect(GET), server.connect(post(b"x"))]
+
+    assert [503, 503] == [server.response(client).status for client in clients]
+    assert [("acme", 503)] * 2 == admission.noted
 
 
 @pytest.mark.usefixtures("busy")
