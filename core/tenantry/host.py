@@ -25,6 +25,7 @@ from tenantry.middleware.edge import Edge
 from tenantry.middleware.forwarded import ForwardedHeaders
 from tenantry.middleware.host_pages import HostPages, MountStatus
 from tenantry.middleware.in_flight import RequestLimits
+from tenantry.middleware.start_wait import StartWait
 from tenantry.migrations.guard import upgrade_default_database
 from tenantry.observability.access_log import AccessLog
 from tenantry.observability.control_socket import ControlSocket
@@ -93,7 +94,8 @@ class Host:
         self._is_stopping = self._has_frozen = False
         self._control_socket: ControlSocket | None = None
         self.usage = UsageCounters()
-        self.router = Router(fallback=HostPages(self.status, self._is_ready))
+        self._unknown = HostPages(self.status, self._is_ready)
+        self.router = Router(fallback=self._unknown)
         edge = Edge(
             self.router.route,
             self._operators_pages(),
@@ -156,6 +158,15 @@ class Host:
         self._follow(row)
         build_as_siblings(self.settings.data_dir, self.router)
         self._open_control_socket()
+
+    def let_requests_wait(self, wake: Callable[[], None]) -> None:
+        """Let requests wait for their tenant in the server's wait queue instead of in a thread.
+
+        Args:
+            wake: called on any thread when waiting requests may be able to continue.
+        """
+        self._accounting.start_wait = StartWait(self.router.route, self._unknown, self._is_ready)
+        self.follower.on_progress = wake
 
     def stop(self) -> None:
         """Record that this process is about to end, so new workers no longer ask this process."""

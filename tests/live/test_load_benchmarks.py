@@ -20,6 +20,7 @@ COMMANDS = {
     "slow clients": ("slow_clients.py", "--seconds", "0.5"),
     "crowds": ("crowds.py", "--rounds", "1", "--seconds", "1", "7"),
     "behind nginx": ("behind_nginx.py", "--seconds", "2"),
+    "first requests": ("first_requests.py", "--rounds", "2", "--kills", "2", "--tenants", "30"),
     "mixed": ("mixed.py", "0.05"),
     "ends of workers": ("restarts.py", "--quick", "stop", "recycle", "freeze", "TERM"),
 }

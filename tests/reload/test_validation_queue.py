@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from servers import DEADLINE_S
-from tenantry.reload.validation_queue import BATCH_S, ValidationQueue
+from tenantry.reload.validation_queue import BATCH_S, QUEUED_WAIT_S, ValidationQueue
 from tenantry.reload.workers import MAX_VALIDATIONS, ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.file import FileContent, read_content
@@ -110,3 +110,24 @@ def test_a_file_that_a_request_waits_for_is_validated_first(
     request.join(DEADLINE_S)
     facts = ("acme Tenant" in validation.results, request.is_alive(), queue.has_new_names)
     assert (True, False, True) == facts
+
+
+def test_a_request_can_ask_without_waiting(
+    validation: Validation, write_tenant: WriteTenant
+) -> None:
+    """A request that waits without a thread moves its tenant's file to the front once."""
+    queue, noted = validation.queue, list[str]()
+    queue._note_reconciled = lambda: noted.append("reconciled")
+    mount = Mount("initech", None, lambda _: pytest.fail("nothing is built"))
+    for name in ("acme", "globex", "initech"):
+        queue.add_name(name)
+        queue.add(read_content(write_tenant(name)))
+    left_s = [queue.ask(mount)]
+    validation.now_s += 5.0
+    left_s.append(queue.ask(mount))
+    first = queue._next_name()
+    queue.mark_reconciled("initech")
+    left_s.append(queue.ask(mount))
+
+    assert ([QUEUED_WAIT_S, QUEUED_WAIT_S - 5.0, 0.0], "initech") == (left_s, first)
+    assert (["reconciled"], 0) == (noted, queue._urgent.qsize())

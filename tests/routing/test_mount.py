@@ -18,7 +18,7 @@ from wsgi_apps import Builder, build, get, make_mount, make_tenant, saying
 from servers import DEADLINE_S, wait_until
 from tenantry.routing import build_pool
 from tenantry.routing.build_failure import MAX_PAUSE_S
-from tenantry.routing.build_pool import SHORT_WAIT_S
+from tenantry.routing.build_pool import LONG_WAIT_S, SHORT_WAIT_S
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import FILE_RETRY_AFTER_S, MAINTENANCE_RETRY_AFTER_S, Mount
 from tenantry.tenants.model import Tenant
@@ -133,6 +133,45 @@ def test_concurrent_first_requests_share_one_build(
 
     assert [200] * 16 == [answer.result(DEADLINE_S) for answer in answers]
     assert 1 == slow.starts
+
+
+def test_a_request_can_wait_for_a_build_without_a_thread() -> None:
+    """`wait_s` starts the build, says how long a request may wait, and is 0 after the build."""
+    clock, slow = Clock(), SlowBuild()
+    ended = threading.Event()
+    mount = make_mount(make_tenant(), slow, clock=clock, note_build_end=ended.set)
+    waits_s = [mount.wait_s()]
+    assert slow.started.wait(DEADLINE_S)
+    clock.now_s += 5.0
+    waits_s.append(mount.wait_s())
+    slow.released.set()
+    assert ended.wait(DEADLINE_S)
+    waits_s.append(mount.wait_s())
+
+    assert ([LONG_WAIT_S, LONG_WAIT_S - 5.0, 0.0], 1) == (waits_s, slow.starts)
+
+
+def test_no_request_waits_for_a_build_that_has_failed() -> None:
+    """During the pause after a failed build, the mount answers 503 without a wait."""
+    ended = threading.Event()
+
+    def fail(_: Tenant) -> Instance:
+        raise ValueError("no")
+
+    mount = make_mount(make_tenant(), fail, note_build_end=ended.set)
+    mount.wait_s()
+    assert ended.wait(DEADLINE_S)
+
+    assert (0.0, 503) == (mount.wait_s(), status_of(mount))
+
+
+def test_a_request_can_wait_for_a_validation_without_a_thread() -> None:
+    """Before the tenant file is validated, the mount asks for the validation."""
+    mount = Mount("acme", "/acme", build, ask_for_validation=lambda mount: len(mount.name))
+    before = mount.wait_s()
+    mount.reject("no key", "digest")
+
+    assert (4, 0.0) == (before, mount.wait_s())
 
 
 def test_a_slow_build_delays_no_other_mount(threads: ThreadPoolExecutor) -> None:
@@ -424,7 +463,7 @@ def test_a_request_that_finds_a_retired_instance_looks_again() -> None:
             mount.swap(version(2), say_app_name(version(2)))
             return super().answer(environ, start_response)
 
-    mount._instance = Replaced(saying("late"), lambda: None)
+    mount.instance = Replaced(saying("late"), lambda: None)
 
     assert "v2" == word_of(mount)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from werkzeug.test import create_environ, run_wsgi_app
 
 from conftest import KEY
+from tenantry.routing.build_pool import BuildPool
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.tenants.model import Tenant
@@ -26,10 +27,15 @@ def make_tenant(name: str = "acme", **keys: object) -> Tenant:
 
 
 def make_mount(
-    tenant: Tenant, build: Builder, *, clock: Callable[[], float] = time.monotonic
+    tenant: Tenant,
+    build: Builder,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    note_build_end: Callable[[], object] = lambda: None,
 ) -> Mount:
     """Return the mount of a tenant with a valid tenant file."""
-    mount = Mount(tenant.name, tenant.url_prefix, build, clock=clock)
+    pool = BuildPool(note_build_end)
+    mount = Mount(tenant.name, tenant.url_prefix, build, clock=clock, build_pool=pool)
     mount.accept(tenant)
     return mount
 

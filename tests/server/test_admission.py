@@ -1,5 +1,6 @@
 """Admission: what the server asks the host before it runs a request."""
 
+import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -12,7 +13,9 @@ from servers import wait_until
 from tenantry.host import Host
 from tenantry.http.environ import CONNECTION, IS_FOR_OPERATORS, REQUEST_ID, REQUEST_RECORD
 from tenantry.http.problem import ProblemResponse
+from tenantry.middleware.in_flight import BUSY
 from tenantry.observability.scoreboard import Scoreboard
+from tenantry.routing.mount import STARTING
 from tenantry.server.admission import Admission, OpenAdmission
 from tenantry.tenants.clients import hash_client_key
 
@@ -169,3 +172,53 @@ def test_another_application_gets_as_many_requests_as_threads() -> None:
         admission.max_body_bytes(environ),
     )  # fmt: skip
     assert (0, 503) == (admission.rest_s(""), admission.busy("")[0].status)
+
+
+def test_a_request_waits_for_its_build_without_a_thread(admission: Any, host: Host) -> None:
+    """With a server that can let requests wait, a request waits until its instance is built."""
+    ready = threading.Event()
+    host.let_requests_wait(ready.set)
+    _, environ = routed(admission, "/acme/x")
+    record = admission.enter(environ)
+    wait_until(lambda: bool(host.router.at("/acme").instance))  # type: ignore[union-attr]
+    wait_until(ready.is_set)
+    again = admission.enter(environ)
+    admission.leave(again)
+
+    assert (None, "acme") == (record, again.tenant)
+
+
+def test_a_request_that_waits_too_long_for_its_build_gets_503(admission: Any, host: Host) -> None:
+    """The 503 says that the application is starting, and not that it is busy."""
+    host.let_requests_wait(lambda: None)
+    host.follower._build_pool.close()  # no build ends
+    record = admission.enter(routed(admission, "/acme/x")[1])
+
+    assert (None, STARTING, BUSY) == (
+        record,
+        admission.busy("acme")[0],
+        admission.busy("globex")[0],
+    )
+
+
+def test_a_request_for_an_unknown_path_waits_until_all_tenants_are_known(
+    admission: Any, host: Host
+) -> None:
+    """While a tenant file is not validated yet, only the host's own pages do not wait."""
+    host.let_requests_wait(lambda: None)
+    mounts = host.router.mounts
+    host.router.replace(())
+    host.follower.is_ready.clear()
+    requests = {path: routed(admission, path)[1] for path in ("/umbrella/x", "/-/x", "/nobody")}
+    before = [admission.enter(environ) for environ in requests.values()]
+    host.router.replace(mounts)
+    host.follower.is_ready.set()
+    after = [admission.enter(environ) for environ in requests.values()]
+    for record in filter(None, after):
+        admission.leave(record)
+
+    assert [True, False, True] == [record is None for record in before]
+    assert ["umbrella", "", ""] == [record.tenant for record in after]
+    assert ["/umbrella", "/x"] == [
+        requests["/umbrella/x"][key] for key in ("SCRIPT_NAME", "PATH_INFO")
+    ]

@@ -50,6 +50,9 @@ CONNECTION = "tenantry.connection"
 IS_FOR_OPERATORS = "tenantry.is_for_operators"
 """Key that is present in a request on the operators' listener."""
 
+MAX_WAIT_S = "tenantry.max_wait_s"
+"""Seconds for which the request may wait for its tenant's instance; absent if there is one."""
+
 _WERKZEUG_REQUEST = "werkzeug.request"
 
 

@@ -29,6 +29,7 @@ from tenantry.http.problem import ProblemResponse
 from tenantry.http.request_record import RequestRecord
 from tenantry.http.response_close import ResponseCutError, on_close
 from tenantry.middleware.in_flight import BUSY, RequestsInFlight
+from tenantry.middleware.start_wait import StartWait
 from tenantry.observability.usage_counters import UsageCounters
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Accounting:
         self._in_flight = in_flight
         self._usage = usage
         self._on_request_end = on_request_end
+        self.start_wait: StartWait | None = None
+        """Makes requests wait for their tenant; None if the server's requests wait in threads."""
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -99,6 +102,11 @@ class Accounting:
         A request that belongs to no tenant may always run.
         """
         tenant = environ.get(TENANT, "")
+        start_wait = self.start_wait
+        if start_wait is not None and (not tenant or environ[TARGET].instance is None):
+            if start_wait.must_wait(environ):
+                return None
+            tenant = environ.get(TENANT, "")
         record = None
         if tenant:
             record = self._in_flight.enter(tenant, environ[TARGET].limits)

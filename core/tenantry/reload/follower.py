@@ -98,6 +98,8 @@ class Follower:
         self.on_growth: Callable[[], None] = lambda: None
         """Function to call when all tenants are known, and whenever the number of instances has
         grown by `GROWTH`."""
+        self.on_progress: Callable[[], None] = lambda: None
+        """Function to call when waiting requests may be able to continue."""
         self.on_evicted: Callable[[str], None] = lambda _: None
         """Function to call with the name of each tenant whose instance was evicted."""
         self._folder = folder
@@ -111,16 +113,23 @@ class Follower:
         self._is_scan_requested = False
         self._are_events_reliable = False
         self._is_folder_missing = False
-        self._build_pool = BuildPool()
+        self._build_pool = BuildPool(self._note_progress)
         self._workers = ReloadWorkers(settings.data_dir, build, self._woken.set)
         self._draining = Draining(settings.drain_timeout_s, clock)
         self._eviction = Eviction(
             settings.max_active, settings.idle_timeout_s, self._draining, clock
         )
         self._rebuilds = Rebuilds(self._workers, clock)
-        self._queue = ValidationQueue(self._workers, self._set_result, self._woken.set, clock)
-        # All mounts share these two bound methods, because 10,000 copies would take 1.2 MB.
+        self._queue = ValidationQueue(
+            self._workers,
+            self._set_result,
+            self._woken.set,
+            clock,
+            note_reconciled=self._note_progress,
+        )
+        # All mounts share these bound methods, because 10,000 copies would take 1.2 MB.
         self._wait_for_validation = self._queue.wait
+        self._ask_for_validation = self._queue.ask
         self._note_built = self._eviction.note_built
         self._reconciler = Reconciler(
             self._new_mount,
@@ -288,6 +297,10 @@ class Follower:
             self._reconciler.end_start()
             self.on_growth()
             self.is_ready.set()
+            self._note_progress()
+
+    def _note_progress(self) -> None:
+        self.on_progress()
 
     def _publish(self) -> None:
         self._next_publication = self._clock() + PUBLISH_INTERVAL_S
@@ -295,6 +308,7 @@ class Follower:
         self.disabled = self._reconciler.disabled(self._operator_states.unreadable)
         self._unrouted += self._reconciler.withdrawn
         self._reconciler.withdrawn = []
+        self._note_progress()
 
     def _do_housekeeping(self) -> None:
         self._next_housekeeping = self._clock() + POLL_S
@@ -330,6 +344,7 @@ class Follower:
             None,
             self._build,
             wait_for_validation=self._wait_for_validation,
+            ask_for_validation=self._ask_for_validation,
             note_built=self._note_built,
             build_pool=self._build_pool,
             limits_of=self._limits_of,

@@ -20,8 +20,12 @@ from tenantry.tenants.file import FileContent
 from tenantry.tenants.validation import ValidationResult
 
 MAX_WAIT_S = 1.0
-"""Seconds that requests wait for one tenant file while the host starts, counted from the first
-request. After this time, a tenant file that hangs no longer occupies request threads."""
+"""Seconds that requests wait in a thread for one tenant file while the host starts, counted from
+the first request. After this time, a tenant file that hangs no longer occupies request threads."""
+
+QUEUED_WAIT_S = 20.0
+"""Seconds that requests wait without a thread for one tenant file while the host starts, counted
+from the first request. A tenant file that hangs takes up to 6 s, and may wait for others."""
 
 BATCH_S = 0.25
 """Seconds that a validation result waits for the results of other files that changed at the same
@@ -32,12 +36,13 @@ whatever order the files were validated."""
 class ValidationQueue:
     """The changed tenant files that the follower has not reconciled yet.
 
-    Only the follower's thread uses the queue, except for `wait`, which is thread-safe.
+    Only the follower's thread uses the queue, except for `wait` and `ask`, which are thread-safe.
 
     Args:
         workers: the threads that validate tenant files.
         on_result: called with each result, unless the tenant file has changed again.
         wake: starts the next round of the follower.
+        note_reconciled: called when the requests for a tenant can continue.
         clock: returns monotonic seconds.
     """
 
@@ -47,7 +52,10 @@ class ValidationQueue:
         on_result: Callable[[FileContent, ValidationResult], None],
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        note_reconciled: Callable[[], None] = lambda: None,
     ) -> None:
+        self._note_reconciled = note_reconciled
         self._workers = workers
         self._on_result = on_result
         self._wake = wake
@@ -139,13 +147,27 @@ class ValidationQueue:
             self._first_request_at.pop(name, None)
             with self._reconciled:
                 self._reconciled.notify_all()
+            self._note_reconciled()
 
     def wait(self, mount: Mount) -> None:
         """Move a tenant's file to the front, and wait until it is reconciled (`MAX_WAIT_S`)."""
         name = mount.name
-        first_at = self._first_request_at.setdefault(name, self._clock())
-        self._urgent.put(name)
-        self._wake()
+        waited_s = self._ask(name)
         with self._reconciled:
-            left_s = max(first_at + MAX_WAIT_S - self._clock(), 0)
+            left_s = max(MAX_WAIT_S - waited_s, 0)
             self._reconciled.wait_for(lambda: name not in self._new, left_s)
+
+    def ask(self, mount: Mount) -> float:
+        """Move a tenant's file to the front; return the seconds for which a request may wait."""
+        if mount.name not in self._new:
+            return 0.0
+        return QUEUED_WAIT_S - self._ask(mount.name)
+
+    def _ask(self, name: str) -> float:
+        """Move a tenant's file to the front; return the seconds since the first request."""
+        now = self._clock()
+        if name not in self._first_request_at:
+            self._first_request_at[name] = now
+            self._urgent.put(name)
+            self._wake()
+        return now - self._first_request_at.get(name, now)

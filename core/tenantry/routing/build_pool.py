@@ -2,10 +2,12 @@
 
 Because all tenants share the few threads that serve requests, a request never builds an instance on
 its own thread. A thread of the `BuildPool` builds the instance, and the request waits for a limited
-time.
+time: under Tenantry's worker without a thread, in the wait queue of the server, and under another
+server in its thread.
 """
 
 import threading
+from collections.abc import Callable
 
 from tenantry.routing.worker_pool import WorkerPool
 
@@ -13,16 +15,16 @@ MAX_BUILDS = 8
 """Maximum number of concurrent first builds: as many as a worker has threads for requests."""
 
 LONG_WAIT_S = 20.0
-"""Maximum seconds after the start of a build for which one request waits for it. A build usually
-takes 10 to 125 ms. A build with a database migration took 12 s on an overloaded machine."""
+"""Maximum seconds after the start of a build for which requests wait for it. A build usually takes
+10 to 125 ms. A build with a database migration took 12 s on an overloaded machine."""
 
 MAX_LONG_WAITS = 2
-"""Maximum number of requests in a process that wait up to `LONG_WAIT_S`, each for a different
-build. Even if two builds hang, a worker with four threads has two free threads."""
+"""Maximum number of requests in a process that wait in a thread up to `LONG_WAIT_S`, each for a
+different build. Even if two builds hang, a worker with four threads has two free threads."""
 
-SHORT_WAIT_S = 0.25
-"""Maximum seconds after the start of a build for which all other requests wait for it. A waiting
-request occupies a thread that other tenants need."""
+SHORT_WAIT_S = 5.0
+"""Maximum seconds after the start of a build for which all other requests wait in a thread, which
+other tenants need."""
 
 
 class PendingBuild:
@@ -34,10 +36,15 @@ class PendingBuild:
 
 
 class BuildPool(WorkerPool):
-    """The threads for first builds in one process. Thread-safe. `close` ends the threads."""
+    """The threads for first builds in one process. Thread-safe. `close` ends the threads.
 
-    def __init__(self) -> None:
+    Args:
+        note_end: called after the end of each build.
+    """
+
+    def __init__(self, note_end: Callable[[], object] = lambda: None) -> None:
         super().__init__("tenantry-first-build", MAX_BUILDS)
+        self.note_end = note_end
         self._wait_lock = threading.Lock()  # the lock protects `_long_waits`
         self._long_waits: set[PendingBuild] = set()
 

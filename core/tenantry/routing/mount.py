@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.routing.build_failure import BuildFailure
-from tenantry.routing.build_pool import BuildPool, PendingBuild
+from tenantry.routing.build_pool import LONG_WAIT_S, BuildPool, PendingBuild
 from tenantry.routing.instance import Instance
 from tenantry.routing.quarantine import MIN_RETRY_AFTER_S, Quarantine
 from tenantry.tenants.model import Tenant
@@ -44,7 +44,8 @@ def _not_available(retry_after_s: float) -> ProblemResponse:
     return _unavailable("This application is not available.", retry_after_s)
 
 
-_STARTING = _unavailable("This application is starting.", 1)
+STARTING = _unavailable("This application is starting.", 1)
+"""The response to a request that has waited too long for the instance."""
 
 
 class Mount:
@@ -61,6 +62,8 @@ class Mount:
         clock: returns monotonic seconds, for the pause after a failed build.
         wait_for_validation: called when a request arrives before the tenant file is validated.
             Returns after the validation, or when the request has waited long enough.
+        ask_for_validation: requests the validation without waiting, and returns the seconds for
+            which a request may wait for it.
         note_built: called with the mount when the mount gets a new instance.
         build_pool: the threads for first builds, which all mounts of a process share. If None, the
             mount creates its own pool.
@@ -72,10 +75,10 @@ class Mount:
     # request that finds no instance looks again under the lock. `state` reads several attributes,
     # which may be from different moments.
     __slots__ = (
-        "_build", "_build_pool", "_clock", "_failure", "_instance", "_is_closed", "_limits_of",
-        "_lock", "_note_built", "_pending_build", "_rejection", "_wait_for_validation", "digest",
-        "limits", "name", "operator_maintenance", "prefix", "quarantine", "since", "tenant",
-        "was_built",
+        "_ask_for_validation", "_build", "_build_pool", "_clock", "_failure", "_is_closed",
+        "_limits_of", "_lock", "_note_built", "_pending_build", "_rejection",
+        "_wait_for_validation", "digest", "instance", "limits", "name", "operator_maintenance",
+        "prefix", "quarantine", "since", "tenant", "was_built",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +89,7 @@ class Mount:
         *,
         clock: Callable[[], float] = time.monotonic,
         wait_for_validation: Callable[["Mount"], None] = lambda _: None,
+        ask_for_validation: Callable[["Mount"], float] = lambda _: 0.0,
         note_built: Callable[["Mount"], None] = lambda _: None,
         build_pool: BuildPool | None = None,
         limits_of: Callable[[Tenant | None], Any] = lambda _: None,
@@ -111,6 +115,7 @@ class Mount:
         self._build = build
         self._clock = clock
         self._wait_for_validation = wait_for_validation
+        self._ask_for_validation = ask_for_validation
         self._note_built = note_built
         self._build_pool = build_pool or BuildPool()
         # The lock protects the following attributes. No thread holds the lock while it runs a
@@ -118,7 +123,8 @@ class Mount:
         self._lock = threading.Lock()
         self._rejection = ""  # why the newest version of the file is not served
         self._failure: BuildFailure | None = None  # the last failed build of the accepted version
-        self._instance: Instance | None = None
+        self.instance: Instance | None = None
+        """The instance that serves the tenant now, or None. Only the mount sets it."""
         self._pending_build: PendingBuild | None = None
         self._is_closed = False
 
@@ -136,11 +142,11 @@ class Mount:
         """The state of the mount without regard to quarantine and maintenance."""
         if self.tenant is None:
             return "failed" if self.reason else "idle"
-        if self._failure is not None and self._instance is None:
+        if self._failure is not None and self.instance is None:
             return "failed"
         if self.reason:
             return "stale"
-        return "idle" if self._instance is None else "serving"
+        return "idle" if self.instance is None else "serving"
 
     @property
     def reason(self) -> str:
@@ -152,18 +158,13 @@ class Mount:
         """The reason that operators see: why the tenant is parked, or else `reason`."""
         return self.reason if self.quarantine is None else self.quarantine.reason
 
-    @property
-    def instance(self) -> Instance | None:
-        """The instance that serves the tenant now, or None."""
-        return self._instance
-
     # -- requests -------------------------------------------------------------------------------
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer a request with the instance, or with 503 if there is no instance."""
-        tenant, instance, quarantine = self.tenant, self._instance, self.quarantine
+        tenant, instance, quarantine = self.tenant, self.instance, self.quarantine
         if self.operator_maintenance or (tenant is not None and tenant.maintenance):
             maintenance = self._maintenance()
             if maintenance is not None:
@@ -195,9 +196,9 @@ class Mount:
         if quarantine is not None:
             is_due = quarantine.retry_after_s <= MIN_RETRY_AFTER_S
             return None if is_due else (_not_available(quarantine.retry_after_s), [])
-        if self._instance is None and (refusal := self.ensure_instance()) is not None:
+        if self.instance is None and (refusal := self.ensure_instance()) is not None:
             return refusal, []
-        instance = self._instance
+        instance = self.instance
         if instance is None or instance.head_checks is None:
             return None
         return instance.head_checks.refuse(environ)
@@ -214,12 +215,12 @@ class Mount:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         while True:
-            tenant, instance = self.tenant, self._instance
+            tenant, instance = self.tenant, self.instance
             prefix = environ.get("SCRIPT_NAME", "")
             if tenant is not None and not prefix.endswith(tenant.url_prefix):
                 # The tenant has moved to another prefix since the routing snapshot. In the next
                 # snapshot, the prefix of this request may belong to another tenant.
-                return _STARTING(environ, start_response)
+                return STARTING(environ, start_response)
             if instance is None:
                 refusal = self.ensure_instance()
                 if refusal is not None:
@@ -231,25 +232,50 @@ class Mount:
 
     # -- first builds ---------------------------------------------------------------------------
 
+    def wait_s(self) -> float:
+        """Begin to build the instance if there is none, without waiting for it.
+
+        Return the seconds for which a request may wait for the instance; 0 if the mount can answer
+        now. A server whose requests wait without a thread calls `wait_s` before it runs a request.
+        """
+        if self.instance is not None or self.quarantine is not None or self._maintenance():
+            return 0.0
+        if self.tenant is None:
+            return 0.0 if self.reason else self._ask_for_validation(self)
+        build = self._begin_build()
+        if build is None or isinstance(build, ProblemResponse):
+            return 0.0
+        return build.started_at + LONG_WAIT_S - self._clock()
+
     def ensure_instance(self) -> ProblemResponse | None:
         """Wait until there is an instance. If its build takes too long or fails, return a 503."""
         if self.tenant is None and not self.reason:
             self._wait_for_validation(self)
         if self.tenant is None:
-            return _not_available(FILE_RETRY_AFTER_S) if self.reason else _STARTING
+            return _not_available(FILE_RETRY_AFTER_S) if self.reason else STARTING
+        build = self._begin_build()
+        if build is None or isinstance(build, ProblemResponse):
+            return build
+        has_ended = self._build_pool.wait(build, age_s=self._clock() - build.started_at)
+        return None if has_ended else STARTING
+
+    def _begin_build(self) -> PendingBuild | ProblemResponse | None:
+        """Return the running build, which this call starts if needed.
+
+        Return None if there is an instance, and a 503 response if no build may start now.
+        """
         with self._lock:
-            if self._instance is not None:  # another request's build has ended
+            if self.instance is not None:  # another request's build has ended
                 return None
             now = self._clock()
             pause_s = 0.0 if self._failure is None else self._failure.retry_at - now
             if self._is_closed or pause_s > 0:
                 return _not_available(pause_s)
-            is_first = self._pending_build is None
-            build = self._pending_build = self._pending_build or PendingBuild(now)
-        if is_first:
-            self._build_pool.submit(partial(self._build_instance, build))
-        has_ended = self._build_pool.wait(build, age_s=now - build.started_at)
-        return None if has_ended else _STARTING
+            if self._pending_build is not None:
+                return self._pending_build
+            build = self._pending_build = PendingBuild(now)
+        self._build_pool.submit(partial(self._build_instance, build))
+        return build
 
     def _build_instance(self, pending: PendingBuild) -> None:
         tenant = self.tenant
@@ -270,14 +296,15 @@ class Mount:
                 self._failure = BuildFailure.of(error, self._failure, now, tenant.blueprints)
             elif is_wanted:
                 self._failure, self.was_built = None, True
-                self._instance, instance = instance, None
-        if self._instance is not None:
+                self.instance, instance = instance, None
+        if self.instance is not None:
             self._note_built(self)
         if instance is not None:
             instance.retire()  # the tenant file has changed during the build
         if is_wanted and error is not None:
             _logger.error("tenant.build_failed", exc_info=error, extra={"tenant": self.name})
         pending.has_ended.set()
+        self._build_pool.note_end()
 
     # -- changes by the follower of the tenants folder ------------------------------------------
 
@@ -303,7 +330,7 @@ class Mount:
             if self._is_closed:
                 retired: Instance | None = instance
             else:
-                retired, self._instance = self._instance, instance
+                retired, self.instance = self.instance, instance
                 self.was_built = True
                 self._set_accepted(tenant)
         self._note_built(self)
@@ -334,10 +361,10 @@ class Mount:
     def evict(self) -> Instance | None:
         """Retire and return the instance, or return None while a request is in flight."""
         with self._lock:
-            instance = self._instance
+            instance = self.instance
             if instance is None or instance.leases:
                 return None
-            self._instance = None
+            self.instance = None
         instance.retire()  # a request that has just got a lease finishes on the old instance
         return instance
 
@@ -345,7 +372,7 @@ class Mount:
         """Stop serving, and return the retired instance if there was one. Idempotent."""
         with self._lock:
             self._is_closed = True
-            instance, self._instance = self._instance, None
+            instance, self.instance = self.instance, None
         if instance is not None:
             instance.retire()
         return instance

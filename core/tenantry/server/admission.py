@@ -14,7 +14,7 @@ from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.http.request_id import new_request_id
 from tenantry.middleware.accounting import Accounting
 from tenantry.middleware.in_flight import BUSY, RequestsInFlight
-from tenantry.routing.mount import Mount
+from tenantry.routing.mount import STARTING, Mount
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -136,6 +136,9 @@ class TenantAdmission:
 
     def busy(self, tenant: str) -> Refusal:
         """Return the 503 of the tenant, or of the host."""
+        start_wait = self.app.start_wait
+        if start_wait is not None and start_wait.is_starting(tenant):
+            return STARTING, []
         return (BUSY if tenant else HOST_BUSY), []
 
     def note_refusal(

@@ -134,6 +134,9 @@ class TenantWorker(Worker):  # type: ignore[misc]
         max_threads = 2 * cfg.threads + SPARE_THREADS
         app = getattr(admission, "app", self.wsgi)
         protocol = HttpProtocol(app, admission, serving, reader, self, max_threads=max_threads)
+        let_wait: Any = getattr(self.wsgi, "let_requests_wait", None)
+        if let_wait is not None:
+            let_wait(protocol.loop.check_soon)
         protocol.loop.start([(one, self._template(one)) for one in self.sockets])
         protocol.loop.watch_leader(self._is_serving, self.PIPE[0])
         self._end(protocol)

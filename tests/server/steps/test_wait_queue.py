@@ -1,8 +1,16 @@
 """The wait queue decides which request runs next, and how long a request waits."""
 
 import math
+from types import SimpleNamespace
 
-from tenantry.server.steps.wait_queue import MAX_WAITING, WAIT_S, WaitQueue
+from tenantry.http.environ import MAX_WAIT_S
+from tenantry.server.steps.wait_queue import (
+    FEW,
+    MAX_LONG_WAITING,
+    MAX_WAITING,
+    WAIT_S,
+    WaitQueue,
+)
 
 NOW = 1000.0
 
@@ -110,3 +118,33 @@ def test_the_queue_keeps_no_record_of_idle_tenants() -> None:
     list(queue.expired(NOW + WAIT_S))
 
     assert {} == queue.tenants
+
+
+LONG = SimpleNamespace(environ={MAX_WAIT_S: 20.0})
+"""A request that may wait for its tenant's instance."""
+
+SHORT = SimpleNamespace(environ={})
+
+
+def test_requests_wait_for_their_instance_together() -> None:
+    """All requests of a tenant whose instance is built have the deadline of the first one."""
+    queue = WaitQueue[SimpleNamespace]()
+    added = [queue.add("a", LONG, NOW), queue.add("a", SHORT, NOW + 5), queue.add("g", SHORT, NOW)]
+
+    expired = [len(list(queue.expired(NOW + seconds))) for seconds in (WAIT_S, 20.0, 21.0)]
+
+    assert ([True] * 3, [1, 0, 2]) == (added, expired)
+
+
+def test_a_tenant_whose_build_hangs_leaves_room() -> None:
+    """Requests that wait for builds of two tenants take at most two thirds of their room."""
+    queue = WaitQueue[SimpleNamespace]()
+
+    added = {name: sum(queue.add(name, LONG, NOW) for _ in range(1000)) for name in "agh"}
+    for number in range(100):
+        queue.add(str(number), LONG, NOW)
+
+    assert added["a"] == MAX_WAITING
+    assert MAX_LONG_WAITING // 4 <= added["g"] <= MAX_LONG_WAITING // 2
+    assert added["h"] >= FEW
+    assert len(queue.tenants) == 103

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from tenantry.http.environ import MAX_WAIT_S
+
 WAIT_S = 1.0
 """Maximum seconds that a request waits. A request gets its turn even behind hundreds of requests of
 1 ms. A request behind slow requests soon gets a 503."""
@@ -17,6 +19,14 @@ MAX_WAITING = 256
 """Maximum number of waiting requests of one tenant in one process. A full queue with requests of 1
 ms is empty after a quarter of `WAIT_S`. The maximum is a quarter of the connections of a
 process."""
+
+MAX_LONG_WAITING = 512
+"""Number of requests with a longer wait (`MAX_WAIT_S` in the environ) in one process that the
+tenants share: half of the connections of a process. A tenant may have as many as are still free, so
+a tenant whose build hangs leaves room for the others."""
+
+FEW = 8
+"""Number of such requests that each tenant may have in any case."""
 
 Item = TypeVar("Item")
 
@@ -35,9 +45,18 @@ class WaitQueue(Generic[Item]):
     def add(self, tenant: str, item: Item, now: float) -> bool:
         """Add a request at the end of its tenant's queue; return False if the queue is full."""
         queue = self.tenants.setdefault(tenant, deque())
-        if len(queue) >= MAX_WAITING:
+        deadline = now + WAIT_S
+        if queue:
+            deadline = max(deadline, queue[0][0])  # waits for the same as the first request
+        else:
+            deadline += _more_s(item)
+        most = MAX_WAITING
+        if deadline > now + WAIT_S:
+            waiting = sum(map(len, self.tenants.values()))
+            most = min(most, max(MAX_LONG_WAITING - waiting, FEW))
+        if len(queue) >= most:
             return False
-        queue.append((now + WAIT_S, item))
+        queue.append((deadline, item))
         return True
 
     def ready(self, admit: Callable[[Item], bool]) -> Iterator[Item]:
@@ -76,3 +95,9 @@ class WaitQueue(Generic[Item]):
         first = min(queue[0][0] for queue in self.tenants.values())
         rests = [now + rest for tenant in self.tenants if (rest := rest_s(tenant))]
         return min(first, *rests, now + WAIT_S)
+
+
+def _more_s(item: object) -> float:
+    """Return the seconds that a request may wait for its tenant's instance."""
+    more_s: float = getattr(item, "environ", {}).get(MAX_WAIT_S, 0.0)
+    return more_s
