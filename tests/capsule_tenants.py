@@ -76,7 +76,7 @@ def restore(capsule: Capsule, settings: HostSettings, name: str, url: str | None
     database = None if url is None else make_url(url)
     with (
         RestoreStaging(settings.data_dir, name) as staging,
-        restore_capsule(capsule, staging, database, quiet) as pending,
+        restore_capsule(capsule, staging, database, quiet, with_templates=True) as pending,
         pending.commit(),
     ):
         keys = dict(capsule.config) | ({} if url is None else {"DATABASE_URI": url})

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 
 from log_lines import CollectedLines
 from request_records import request_record
+from tenantry.capsules.influences import INFLUENCES
 from tenantry.cli import tenantry
 from tenantry.cli.usage import COLUMNS
 from tenantry.grammar import RESERVED_SEGMENTS, RESERVED_TENANT_NAMES
@@ -63,6 +64,13 @@ def test_the_table_of_keys_is_the_code() -> None:
 def test_every_planned_key_is_documented(key: str) -> None:
     """`tenants/README.md` names every key that is planned for a later version."""
     assert f"`{key}`" in TENANTS_README
+
+
+def test_the_table_of_a_capsules_influences_is_the_code() -> None:
+    """`tenants/README.md` lists everything that a capsule can influence, as the code does."""
+    rows = [f"| {influence.part} | {influence.effect} |" for influence in INFLUENCES]
+
+    assert rows == _rows_under("part of a capsule", TENANTS_README)
 
 
 def test_the_table_of_settings_is_the_code() -> None:

@@ -63,7 +63,7 @@ def test_a_file_in_the_place_of_the_database_is_left_out(
     backup(settings, "acme", path := Path("a").absolute())
     rewrite(path, **{"files/zeta.sqlite3": b"old", "files/zeta.sqlite3.made": b""})
 
-    code, out, _ = tenantry("restore", "a", "--as", "zeta", "--json")
+    code, out, _ = tenantry("restore", "a", "--as", "zeta", "--json", "--with-templates")
 
     assert (0, ["zeta.sqlite3", "zeta.sqlite3.made"]) == (code, json.loads(out)["left_out"])
     assert {"static/a.css": b"body {}"} == tree(settings.data_dir / "zeta")

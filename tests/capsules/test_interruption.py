@@ -195,7 +195,7 @@ class Restore:
             make()
             tenant, loaded = load_tenant(settings, "acme")
             write_capsule(tenant, loaded, settings.data_dir, folder / "a", quiet)
-            self.command = ["restore", "a", "--as", "globex"]
+            self.command = ["restore", "a", "--as", "globex", "--with-templates"]
             self.url = url or f"sqlite:///{folder}/b.db"
             if to == "default":
                 self.url = f"sqlite:///{settings.data_dir}/globex/globex.sqlite3"

@@ -11,6 +11,7 @@ never executes the content of a capsule.
 
 from tenantry.capsules.backup import write_capsule
 from tenantry.capsules.capsule import Capsule, CapsuleSummary, ProgressCallback, read_capsule
+from tenantry.capsules.configuration import describe_access
 from tenantry.capsules.new_database import is_server_database
 from tenantry.capsules.new_tenant import (
     RestoredTenant,
@@ -29,6 +30,7 @@ __all__ = [
     "RestoredTenant",
     "backup_staging",
     "create_clone_database",
+    "describe_access",
     "is_server_database",
     "new_tenant_staging",
     "read_capsule",

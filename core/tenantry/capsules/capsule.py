@@ -36,6 +36,16 @@ from tenantry.migrations.version_table import describe_error
 
 METADATA, CONFIG = "capsule.json", "config.json"
 
+VERSION_TABLE = "alembic_version"
+MARK_TABLE = "tenantry_restoring"
+"""A table that lists what a restore into PostgreSQL has created."""
+
+_RESERVED_TABLES = (VERSION_TABLE, MARK_TABLE)
+"""Tables that direct migrations and restores. Their rows never come from a capsule."""
+
+_SQLITE_PREFIX = "sqlite_"
+"""How the names of SQLite's own tables begin."""
+
 ROW_CHUNK_BYTES = 1 << 20
 """Approximate size of a chunk of rows, in bytes of JSON."""
 
@@ -71,12 +81,24 @@ Names = Annotated[list[Name], FailFast()]
 """A list of names. Validation stops at the first invalid name, because each error takes memory."""
 
 
+def check_table_name(name: str) -> str:
+    """Return the name of a table whose rows can be in a capsule.
+
+    Raises:
+        ValueError: the table belongs to Alembic, to Tenantry or to SQLite.
+    """
+    folded = name.lower()
+    if folded in _RESERVED_TABLES or folded.startswith(_SQLITE_PREFIX):
+        raise ValueError(f"the table {name!r} is never part of a capsule")
+    return name
+
+
 class CapsuleTable(BaseModel):
     """A table in a capsule."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    name: Name
+    name: Annotated[Name, AfterValidator(check_table_name)]
     columns: Names
     """Names of the columns, in the order of the values in each row.
 
@@ -139,6 +161,9 @@ class CapsuleSummary:
     database. A restore omits tables that no migration creates, and a file whose name is the name of
     the new tenant's database.
     """
+
+    templates_left_out: int = 0
+    """Number of templates and static files that a restore without `with_templates` has omitted."""
 
     @property
     def size_bytes(self) -> int:

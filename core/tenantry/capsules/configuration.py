@@ -7,8 +7,11 @@ from typing import Any
 
 from tenantry.observability.redaction import SIGNING_KEYS, redact_value
 
-EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI")
+EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI", "DATABASE_OPTIONS")
 """Keys that are never in a capsule, because a restored tenant gets a new key and a new database."""
+
+SHOWN_CHARS = 2000
+"""Maximum number of characters of a value that a command shows before a restore."""
 
 ACCESS_KEYS = ("CLIENTS", "OIDC")
 """Keys that restrict access. A tenant that has neither key admits every client."""
@@ -34,6 +37,31 @@ def without_secrets(
         else:
             secret_keys.append(key)
     return config, sorted(secret_keys)
+
+
+def describe_access(config: Mapping[str, Any], secret_keys: Sequence[str]) -> list[str]:
+    """Describe who can use a restored tenant, one line for each way in.
+
+    Args:
+        config: maps each key in the capsule to its value, which is not validated yet.
+        secret_keys: keys that the capsule omits.
+    """
+    lines = []
+    if clients := config.get("CLIENTS"):
+        lines.append(f"'CLIENTS' admits {_shown(list(clients))}")
+    if isinstance(openid := config.get("OIDC"), Mapping):
+        fields = {key: openid.get(key) for key in ("issuer", "audience", "claims")}
+        lines.append(f"'OIDC' admits tokens of {_shown(fields)}")
+    lost = [key for key in secret_keys if key in ACCESS_KEYS]
+    lines += [
+        f"{key!r} is not in the capsule; until you set it, nobody is admitted" for key in lost
+    ]
+    return lines or ["neither 'CLIENTS' nor 'OIDC' is set: everybody is admitted"]
+
+
+def _shown(value: object) -> str:
+    """Return a value from a capsule as text that is safe to print in a terminal."""
+    return ascii(value)[:SHOWN_CHARS]
 
 
 def check_key(text: object) -> str:

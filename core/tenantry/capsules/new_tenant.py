@@ -51,6 +51,8 @@ class RestoreRequest:
 
     The default is a SQLite file in the data folder.
     """
+    with_templates: bool = False
+    """Whether to restore the folders `templates` and `static` of the capsule."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def restore_tenant(
     if database.expression:
         expressions["DATABASE_URI"] = database.expression
     text = _tenant_file_text(path, config, expressions, metadata.secret_keys)
-    with restore_capsule(capsule, staging, database.url, on_progress) as pending:
+    with restore_capsule(
+        capsule, staging, database.url, on_progress, with_templates=request.with_templates
+    ) as pending:
         if database.secret_name and database.url is not None:
             url_text = database.url.render_as_string(hide_password=False)
             staging.add_file(_secret_path(settings, database.secret_name), url_text + "\n")

@@ -10,6 +10,7 @@ from typing import Self
 
 from sqlalchemy import URL, Connection, NullPool, create_engine
 
+from tenantry.capsules.capsule import MARK_TABLE
 from tenantry.capsules.new_database import DatabaseError, NewDatabase, cleanup_error
 from tenantry.capsules.snapshot import quote
 from tenantry.database.options import command_options
@@ -17,8 +18,6 @@ from tenantry.database.pooler import POOLED, is_pooled
 from tenantry.database.url import with_schema
 from tenantry.errors import TenantryError
 from tenantry.migrations.version_table import describe_error, with_connect_timeout
-
-MARK_TABLE = "tenantry_restoring"
 
 SHOWN_OBJECTS = 3
 """Maximum number of object names in the error about a database that is not empty."""
@@ -49,6 +48,16 @@ _OBJECTS = """
 """A query that returns all objects in the current schema.
 
 The query excludes objects of extensions (`e`) and internal parts of other objects (`i`).
+"""
+
+_MARK_OWNER = """
+    SELECT pg_get_userbyid(relowner)
+    FROM pg_class
+    WHERE relname = %s AND relnamespace = quote_ident(current_schema())::regnamespace
+"""
+"""A query that returns the role that owns the mark table.
+
+Every role with the right to create tables could create a table of this name.
 """
 
 _DROP_TYPES = {
@@ -121,6 +130,7 @@ class NewPostgresDatabase(NewDatabase):
         self._mark = f"{schema}.{MARK_TABLE}"
         is_marked = ("table", self._mark) in _list_objects(connection)
         if is_marked:
+            _check_mark_owner(connection, shown)
             _drop(connection, _marked_objects(connection))
         self._before = _list_objects(connection) - {("table", self._mark)}
         names = sorted(f"{kind} {name}" for kind, name in self._before if kind != "extension")
@@ -201,6 +211,7 @@ def _is_left_by_clone(url: URL, kind: str) -> bool:
     """Whether a killed `clone` command left the database or schema, and no process uses it."""
     try:
         with _connect(url) as connection:
+            _check_mark_owner(connection, _shown(url))
             is_marked = any(marked == kind for marked, _ in _marked_objects(connection))
             return is_marked and bool(connection.exec_driver_sql(_TRY_LOCK).scalar())
     except Exception:  # noqa: BLE001 - the database or the mark table does not exist
@@ -250,6 +261,18 @@ def _create_mark(connection: Connection) -> None:
     connection.exec_driver_sql(f"CREATE TABLE {MARK_TABLE} (kind text, name text)")
 
 
+def _check_mark_owner(connection: Connection, shown: str) -> None:
+    """Check that the mark table belongs to the current role.
+
+    Raises:
+        DatabaseError: another role owns the table, and could have written any names into it.
+    """
+    owner = connection.exec_driver_sql(_MARK_OWNER, (MARK_TABLE,)).scalar()
+    if owner != connection.exec_driver_sql("SELECT current_user").scalar():
+        text = f"{shown}: its table {MARK_TABLE!r} belongs to another role, {owner!r}"
+        raise DatabaseError(f"{text}; drop the table, or name an empty database.")
+
+
 def _marked_objects(connection: Connection) -> Objects:
     rows = connection.exec_driver_sql(f"SELECT kind, name FROM {MARK_TABLE}")  # noqa: S608
     return frozenset((kind, identity) for kind, identity in rows)
@@ -263,13 +286,17 @@ def _add_to_mark(connection: Connection, objects: Objects) -> None:
 
 
 def _drop(connection: Connection, objects: Objects) -> None:
-    for kind, identity in sorted(objects):
-        if kind not in (DATABASE, SCHEMA):
-            # The identity can contain a `%`, which must not start a parameter.
-            connection.exec_driver_sql(
-                f"DROP {_DROP_TYPES.get(kind, kind)} IF EXISTS {identity} CASCADE",
-                execution_options={"no_parameters": True},
-            )
+    """Drop those objects that the catalogue of the database still lists.
+
+    The statements contain only identities that come from the catalogue, where the server has quoted
+    them. The mark table and a capsule only choose among them.
+    """
+    for kind, identity in sorted(objects & _list_objects(connection)):
+        # The identity can contain a `%`, which must not start a parameter.
+        connection.exec_driver_sql(
+            f"DROP {_DROP_TYPES.get(kind, kind)} IF EXISTS {identity} CASCADE",
+            execution_options={"no_parameters": True},
+        )
 
 
 def _not_empty(shown: str, names: list[str], *, is_marked: bool) -> str:

@@ -6,7 +6,7 @@ The module `new_tenant` calls `restore_capsule`, and writes the tenant file and 
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from tenantry.capsules.new_database import NewDatabase, NewDatabaseFile, is_serv
 from tenantry.capsules.postgres_database import NewPostgresDatabase
 from tenantry.capsules.row_import import RowImport, importing_rows
 from tenantry.capsules.staging import RestoreStaging
-from tenantry.capsules.tenant_folder import belongs_to_database, write_file
+from tenantry.capsules.tenant_folder import belongs_to_database, is_program, write_file
 from tenantry.errors import EndpointError
 from tenantry.migrations.revisions import Branch, format_revisions, read_branches
 from tenantry.migrations.runner import MigrationRunner, MigrationTarget
@@ -72,7 +72,13 @@ class PendingRestore:
 
 @contextmanager
 def restore_capsule(
-    capsule: Capsule, staging: RestoreStaging, url: URL | None, on_progress: ProgressCallback
+    capsule: Capsule,
+    staging: RestoreStaging,
+    url: URL | None,
+    on_progress: ProgressCallback,
+    *,
+    with_templates: bool = False,
+    before_placing: Callable[[], None] = lambda: None,
 ) -> Iterator[PendingRestore]:
     """Create the folder and the database of a tenant, and remove both if the block fails.
 
@@ -82,6 +88,8 @@ def restore_capsule(
         url: the URL of an empty database for the new tenant, or None for the default SQLite file in
             the tenant's folder.
         on_progress: a function that receives the progress of the restore.
+        with_templates: whether to restore the folders `templates` and `static`.
+        before_placing: a function that is called before the new folder gets its final path.
 
     Raises:
         TenantryError: the restore failed. The text of the error names each file or database that
@@ -89,7 +97,7 @@ def restore_capsule(
     """
     branches = capsule_branches(capsule.metadata)
     with _new_database(staging, url) as database:
-        _check_disk_space(capsule, staging.data_dir, database.disk_folder)
+        check_disk_space(capsule, staging.data_dir, database.disk_folder)
         with naming_errors(str(capsule.path)):
             target = MigrationTarget(
                 tenant=staging.name,
@@ -100,7 +108,10 @@ def restore_capsule(
             )
             _migrate(target, on_progress)
             database.record_migrated()
-            summary = _import(capsule, staging, database, on_progress)
+            summary = _import(
+                capsule, staging, database, on_progress, with_templates=with_templates
+            )
+            before_placing()
             staging.move_into_place()
         on_progress("done", 0, 0)
         yield PendingRestore(summary, staging, database)
@@ -133,7 +144,7 @@ def _new_database(staging: RestoreStaging, url: URL | None) -> NewDatabase:
     return NewPostgresDatabase(url) if is_server_database(url) else NewDatabaseFile(url)
 
 
-def _check_disk_space(capsule: Capsule, data_dir: Path, database_folder: Path | None) -> None:
+def check_disk_space(capsule: Capsule, data_dir: Path, database_folder: Path | None) -> None:
     """Check that there is enough disk space for the rows and files of a capsule.
 
     Raises:
@@ -175,6 +186,8 @@ def _import(
     staging: RestoreStaging,
     database: NewDatabase,
     on_progress: ProgressCallback,
+    *,
+    with_templates: bool,
 ) -> CapsuleSummary:
     """Write all rows in one transaction, write the files, and return a summary."""
     metadata, total = capsule.metadata, capsule.summary
@@ -191,7 +204,7 @@ def _import(
         )
         for member, table in capsule.members(file):
             if table is None:
-                _import_file(member, staging, summary)
+                _import_file(member, staging, summary, with_templates=with_templates)
                 on_progress("files", summary.files, total.files)
             elif rows is not None and table in tables:
                 if database.disk_folder is not None:
@@ -221,8 +234,17 @@ def _existing_tables(rows: RowImport, tables: list[CapsuleTable]) -> list[Capsul
     return existing
 
 
-def _import_file(member: ArchiveMember, staging: RestoreStaging, summary: CapsuleSummary) -> None:
+def _import_file(
+    member: ArchiveMember,
+    staging: RestoreStaging,
+    summary: CapsuleSummary,
+    *,
+    with_templates: bool,
+) -> None:
     path = file_path(member)
+    if is_program(path) and not with_templates:
+        summary.templates_left_out += 1
+        return
     if belongs_to_database(path, f"{staging.name}.sqlite3"):
         summary.left_out.append(str(path))  # the new tenant would use the file as its database
         return

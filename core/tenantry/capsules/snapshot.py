@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from tenantry.capsules.capsule import CapsuleTable
+from tenantry.capsules.capsule import VERSION_TABLE, CapsuleTable
 from tenantry.database.options import NO_OPTIONS, command_options
 from tenantry.errors import TenantryError
 from tenantry.migrations.locks import lift_timeouts
@@ -22,8 +22,6 @@ from tenantry.migrations.version_table import (
     sqlite_file_exists,
     with_connect_timeout,
 )
-
-VERSION_TABLE = "alembic_version"
 
 FETCHED_ROWS = 50
 """Number of rows that one fetch reads from the database.

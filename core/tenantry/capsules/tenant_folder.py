@@ -50,6 +50,14 @@ def belongs_to_database(path: PurePosixPath, database: str) -> bool:
     return bool(database) and str(path) in {database + suffix for suffix in _DATABASE_SUFFIXES}
 
 
+def is_program(path: PurePosixPath) -> bool:
+    """Whether a file is a template or a static file, which the app runs or publishes.
+
+    A restored template would replace the template of an endpoint, and Jinja would run its code.
+    """
+    return path.parts[0] in {"templates", "static"}
+
+
 def is_left_out(path: PurePosixPath) -> bool:
     """Whether capsules omit a file, given its path in the tenant's folder."""
     text = str(path)

@@ -57,7 +57,7 @@ def command(
         restored = restore_tenant(
             settings,
             capsule,
-            RestoreRequest(new, prefix, database),
+            RestoreRequest(new, prefix, database, with_templates=True),
             staging,
             on_progress=on_progress,
             before_commit=ignore_signals,

@@ -16,7 +16,7 @@ LATER = {
     "remove": (),
     "rename": (),
     "restart": ("--all-hosts",),
-    "restore": ("--replace", "--verify", "--with-templates"),
+    "restore": ("--replace", "--verify"),
     "run": ("--all",),
     "secret": (),
     "storage": (),

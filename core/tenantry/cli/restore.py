@@ -6,8 +6,10 @@ from typing import Any
 import click
 
 from tenantry.capsules import (
+    Capsule,
     RestoredTenant,
     RestoreRequest,
+    describe_access,
     new_tenant_staging,
     read_capsule,
     restore_tenant,
@@ -19,7 +21,7 @@ from tenantry.cli.backup import (
     summary_as_json,
 )
 from tenantry.cli.new import checked_by
-from tenantry.cli.output import examples, json_option, print_json
+from tenantry.cli.output import count, examples, json_option, print_json
 from tenantry.cli.signals import ignore_signals, interrupting_signals
 from tenantry.database.url import parse_database_url
 from tenantry.grammar import check_tenant_name, check_url_prefix
@@ -63,20 +65,34 @@ def _check_database(text: str) -> str:
 )  # fmt: skip
 @prefix_option
 @database_option
+@click.option(
+    "--with-templates", is_flag=True,
+    help="Also restore templates, whose code the app runs, and static files. Use this option only "
+    "for capsules that you trust.",
+)  # fmt: skip
 @json_option
 def command(
-    *, file: Path, name: str | None, prefix: str | None, database: str | None, is_json: bool
+    *,
+    file: Path,
+    name: str | None,
+    prefix: str | None,
+    database: str | None,
+    with_templates: bool,
+    is_json: bool,
 ) -> None:
     """Create a tenant from a capsule.
 
-    Check the whole capsule FILE, and then create the tenant with a new secret. To restore into
-    PostgreSQL, name an empty database with --database. An existing tenant, folder or database is
-    never overwritten.
+    Check the whole capsule FILE, show who can use the tenant, and then create the tenant with a new
+    secret. To restore into PostgreSQL, name an empty database with --database. An existing tenant,
+    folder or database is never overwritten.
     """
     settings = read_settings()
     with interrupting_signals(), capsule_progress(is_json) as on_progress:
         capsule = read_capsule(file, on_progress)
-        request = RestoreRequest(name or capsule.metadata.tenant, prefix, database)
+        print_access(capsule)
+        request = RestoreRequest(
+            name or capsule.metadata.tenant, prefix, database, with_templates=with_templates
+        )
         with new_tenant_staging(settings, request.name) as staging:
             restored = restore_tenant(
                 settings,
@@ -87,6 +103,12 @@ def command(
                 before_commit=ignore_signals,
             )
     print_restored(request.name, restored, is_json=is_json)
+
+
+def print_access(capsule: Capsule) -> None:
+    """Print on stderr who can use the tenant of a capsule, before the tenant is created."""
+    for line in describe_access(capsule.config, capsule.metadata.secret_keys):
+        click.echo(f"{capsule.path}: {line}.", err=True)
 
 
 def print_restored(name: str, restored: RestoredTenant, *, is_json: bool) -> None:
@@ -100,11 +122,18 @@ def print_restored(name: str, restored: RestoredTenant, *, is_json: bool) -> Non
             "database": restored.database,
         }
         document |= summary_as_json(summary)
+        document["templates_left_out"] = summary.templates_left_out
         print_json(document | {"missing_keys": restored.missing_keys})
         return
     click.echo(f"{restored.path}: answers at {restored.prefix}; {describe_summary(summary)}.")
     click.echo(f"database: {restored.database}")
     print_left_out(summary)
+    if summary.templates_left_out:
+        click.echo(
+            f"tenantry: left out: {count(summary.templates_left_out, 'file')} in templates and "
+            "static; to restore them, use --with-templates.",
+            err=True,
+        )
     for key in restored.missing_keys:
         click.echo(
             f"tenantry: {restored.path}: {key!r} is a secret, and capsules hold no secrets; "
