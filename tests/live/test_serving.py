@@ -91,6 +91,33 @@ def test_workers_count_a_rate_together(tmp_path: Path, command: list[str]) -> No
     assert ([201] * 3 + [429] * 3, [429] * 3) == (statuses, later)
 
 
+def test_a_tenant_keeps_its_address_and_its_last_good_version(tmp_path: Path) -> None:
+    """A stale tenant serves at its address after all workers were killed, and after a restart."""
+    zoo = tenant_text("zoo", URL_PREFIX="/shop")
+    _write_tenants(tmp_path, zoo=zoo)
+    record = tmp_path / "instance/.last_good/claims.json"
+    command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "2"]
+    names = []
+    with running(command, tmp_path) as server:
+        wait_until(lambda: server.get("/shop/?name=Ada")[0].status == 201 and record.exists())
+        (tmp_path / "tenants/aaa.py").write_text(tenant_text("aaa", URL_PREFIX="/shop"))
+        (tmp_path / "tenants/zoo.py").write_text("SECRET_KEY = ")
+        wait_until(lambda: server.log.read_text().count("tenant.rejected") >= 4)
+        workers = _worker_pids(server)
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not set(workers) & set(_worker_pids(server)))
+        names.append(server.get("/shop/")[0].status)
+    with running(command, tmp_path) as server:
+        names.append(server.get("/shop/")[0].status)
+        states = subprocess.run(
+            [program("tenantry"), "list", "--json"], cwd=tmp_path, capture_output=True, check=True
+        )
+
+    found = {row["name"]: row["state"] for row in json.loads(states.stdout)}
+    assert ([201, 201], {"aaa": "failed", "zoo": "stale"}) == (names, found)
+
+
 def test_run_is_flasks_development_server_for_one_tenant(two_tenants: Path) -> None:
     """With `tenantry run acme -- run --debug`, the tenant answers under its prefix and at `/`."""
     command = ["tenantry", "run", "acme", "--", "run", "--debug", "--port", "{port}"]

@@ -110,7 +110,7 @@ def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_sho
     reconciler.reconcile_again()
 
     assert {"acme": "failed", "globex": "failed"} == found
-    assert "'URL_PREFIX': /shop belongs to tenant 'globex', which other workers serve" in reason
+    assert "'URL_PREFIX': /shop belongs to tenant 'globex', which serves there" in reason
     assert "idle" == reconciler.files["acme"].mount.state
 
 

@@ -30,6 +30,8 @@ class FollowedFile:
     mount: Mount
     result: ValidationResult | None = None
     operator_state: OperatorState = DEFAULT_OPERATOR_STATE
+    last_prefix: str | None = None
+    """The URL prefix where the tenant served last, before the host started."""
 
     @property
     def is_disabled(self) -> bool:
@@ -59,5 +61,7 @@ class FollowedFile:
             return self.result.url_prefix
         if isinstance(self.result, RejectedTenant):
             return self.result.prefix
+        if self.last_prefix is not None:
+            return self.last_prefix
         name = self.mount.name
         return f"/{name}" if TENANT_NAME.fullmatch(name) else None

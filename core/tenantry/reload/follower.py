@@ -31,6 +31,7 @@ from tenantry.routing.router import Router
 from tenantry.settings import HostSettings
 from tenantry.tenants.file import FileContent
 from tenantry.tenants.folder import SETTLE_S, TenantsFolder
+from tenantry.tenants.last_good import LastGood
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import (
     OperatorState,
@@ -105,6 +106,7 @@ class Follower:
         self._folder = folder
         self._limits_of = partial(RequestLimits.of, settings=settings)
         self._data_dir = settings.data_dir
+        self._only = settings.only
         self._router = router
         self._build = build
         self._clock = clock
@@ -114,7 +116,10 @@ class Follower:
         self._are_events_reliable = False
         self._is_folder_missing = False
         self._build_pool = BuildPool(self._note_progress)
-        self._workers = ReloadWorkers(settings.data_dir, build, self._woken.set)
+        self._last_good = LastGood(settings.data_dir, settings.tenants_dir)
+        self._workers = ReloadWorkers(
+            settings.data_dir, build, self._woken.set, last_good=self._last_good.content
+        )
         self._draining = Draining(settings.drain_timeout_s, clock)
         self._eviction = Eviction(
             settings.max_active, settings.idle_timeout_s, self._draining, clock
@@ -130,13 +135,14 @@ class Follower:
         # All mounts share these bound methods, because 10,000 copies would take 1.2 MB.
         self._wait_for_validation = self._queue.wait
         self._ask_for_validation = self._queue.ask
-        self._note_built = self._eviction.note_built
         self._reconciler = Reconciler(
             self._new_mount,
             self._rebuilds,
             self._draining,
             is_missing=folder.is_missing,
             new_quarantine=self._new_quarantine,
+            restorable=self._workers.restorable,
+            note_accepted=self._last_good.note_accepted,
         )
         self._operator_states = OperatorStateWatch(settings.data_dir)
         self._scanned_at = self._validated_at = -math.inf
@@ -176,11 +182,13 @@ class Follower:
         self.scan_soon()
 
     def prefer(self, accepted: Collection[SiblingTenant]) -> None:
-        """In a conflict, prefer the tenants that other workers have accepted.
+        """In a conflict, prefer the tenants that other workers have accepted, or that served last.
 
         Call this method before the first round.
         """
-        self._reconciler.prefer(accepted)
+        claims = self._last_good.open().items()
+        last = [SiblingTenant(name, *claimed) for name, claimed in claims]
+        self._reconciler.prefer(accepted or last)
 
     def stop(self) -> None:
         """Let `run` return after the current round."""
@@ -211,6 +219,7 @@ class Follower:
             run_step(handle_result)
         self._reconciler.reconcile_again()
         self._reconcile_due()
+        run_step(self._reconciler.fall_back)
         self._queue.submit()
         self._workers.start_builds()
         if self._clock() >= self._next_housekeeping:
@@ -273,6 +282,7 @@ class Follower:
         self._queue.remove(name)
         self._operator_states.forget(name)
         self._reconciler.remove(name)
+        self._last_good.forget(name)
 
     def _set_result(self, content: FileContent, result: ValidationResult) -> None:
         name = content.path.stem
@@ -295,12 +305,23 @@ class Follower:
             self._publish()
         if is_first:
             self._reconciler.end_start()
+            # With `--only`, another host may serve the other tenants.
+            self._last_good.end_start(
+                self._last_good.claims if self._only else self._reconciler.files
+            )
             self.on_growth()
             self.is_ready.set()
             self._note_progress()
 
     def _note_progress(self) -> None:
+        if self._workers.restorable:
+            self._woken.set()  # a version that cannot be built may have to be replaced
         self.on_progress()
+
+    def _note_built(self, mount: Mount) -> None:
+        self._eviction.note_built(mount)
+        if mount.tenant is not None:
+            self._last_good.note_built(mount.tenant)
 
     def _publish(self) -> None:
         self._next_publication = self._clock() + PUBLISH_INTERVAL_S
@@ -323,6 +344,8 @@ class Follower:
         for name in self._rebuilds.due():
             run_step(partial(self._reconciler.reconcile, name), tenant=name)
         self._build_pool.start_threads()
+        if self.is_ready.is_set():
+            run_step(self._last_good.save)
         run_step(self._draining.check)
         run_step(self._evict)
 

@@ -4,7 +4,7 @@ Two tenants conflict if they claim the same prefix, key or database. The followi
 
 - A tenant that already serves keeps serving.
 - When a process starts, a tenant file that another worker has accepted wins, so that all workers of
-  a host agree.
+  a host agree. If no other worker serves, a tenant file that served last wins.
 - Otherwise, the tenant whose name comes first wins.
 
 Two tenants that swap prefixes conflict until one of them has first moved to a free prefix.
@@ -47,6 +47,8 @@ class Reconciler:
             renamed file would conflict with its old name.
         new_quarantine: returns the quarantine for an operator state; None if the tenant is not
             parked.
+        restorable: the last good versions of tenants whose files have changed before the start.
+        note_accepted: called with each tenant that is served from now on, built or not.
     """
 
     def __init__(
@@ -57,11 +59,16 @@ class Reconciler:
         *,
         is_missing: Callable[[str], bool] = lambda _: False,
         new_quarantine: Callable[[str, OperatorState], Quarantine | None] = lambda *_: None,
+        restorable: dict[str, Tenant] | None = None,
+        note_accepted: Callable[[Tenant], None] = lambda _: None,
     ) -> None:
+        self._restorable = {} if restorable is None else restorable
+        self._note_accepted = note_accepted
         self.files: dict[str, FollowedFile] = {}
         self.is_starting = True
         """Whether some files have never been reconciled, until `end_start` is called."""
         self._accepted_by_siblings: set[tuple[str, str]] = set()  # names and digests
+        self._last_prefixes: dict[str, str] = {}  # tenant → prefix, until the end of the start
         self._sibling_prefixes: dict[str, str] = {}  # prefix → tenant that other workers serve
         self.is_routing_outdated = False
         """Whether a new routing snapshot is needed, until `take_mounts` is called."""
@@ -81,10 +88,12 @@ class Reconciler:
         """Set the tenants that other workers have accepted, before the first call of `add`.
 
         In a conflict, the version that other workers have accepted wins. If other workers serve a
-        tenant at a prefix, the prefix is reserved for that tenant until its file changes.
+        tenant at a prefix, the prefix is reserved for that tenant until its file changes. If no
+        other worker serves, the same applies to the tenants that served last.
         """
         self._accepted_by_siblings = {(tenant.name, tenant.digest) for tenant in accepted}
         self._sibling_prefixes = {tenant.prefix: tenant.name for tenant in accepted}
+        self._last_prefixes = {tenant.name: tenant.prefix for tenant in accepted}
 
     def end_start(self) -> None:
         """End the start phase, after which every accepted tenant keeps its claims."""
@@ -94,12 +103,17 @@ class Reconciler:
             for prefix, name in self._sibling_prefixes.items()
             if name in self.files and self.files[name].mount.tenant is None
         }
+        self._last_prefixes = {}
+        self._has_freed_claims = True
+        for file in self.files.values():
+            file.last_prefix = None
 
     # -- what the follower learns ---------------------------------------------------------------
 
     def add(self, name: str) -> None:
         """Add a new tenant file."""
-        self.files[name] = FollowedFile(self._new_mount(name))
+        last_prefix = self._last_prefixes.get(name)
+        self.files[name] = FollowedFile(self._new_mount(name), last_prefix=last_prefix)
         self.is_routing_outdated = True
 
     def remove(self, name: str) -> None:
@@ -109,6 +123,7 @@ class Reconciler:
         self._cancel_build(name)
         self._conflicting.discard(name)
         self._drop_reservation(name)
+        self._restorable.pop(name, None)
         self.is_routing_outdated = self._has_freed_claims = True
         _logger.info("tenant.removed", extra={"tenant": name})
 
@@ -179,7 +194,9 @@ class Reconciler:
         conflicts, prefix = list[Conflict](), tenant.url_prefix
         owners = {self._sibling_prefixes.get(one) for one in (prefix, *parent_prefixes(prefix))}
         for owner in sorted(name for name in owners if name in self.files and name != tenant.name):
-            text = f"{prefix} belongs to tenant {owner!r}, which other workers serve there; "
+            text = (
+                f"{prefix} belongs to tenant {owner!r}, which serves there or served there last; "
+            )
             remedy = f"choose another prefix, or change the file of {owner!r} first."
             conflicts.append(Conflict(owner, Problem(tenant.file, text + remedy, "URL_PREFIX")))
         return conflicts
@@ -247,7 +264,10 @@ class Reconciler:
     def _serve(self, file: FollowedFile, tenant: Tenant) -> None:
         mount = file.mount
         is_new, old_prefix = mount.tenant is None, mount.prefix
+        last = self._restorable.get(mount.name)
         if mount.accept(tenant):
+            if last is not None and last.url_prefix == tenant.url_prefix:
+                mount.fallback = last
             self._note_served(tenant, is_new=is_new, old_prefix=old_prefix)
         else:
             self._rebuilds.start(mount, tenant, partial(self._swap_unless_conflict, mount, tenant))
@@ -274,11 +294,14 @@ class Reconciler:
             self._has_freed_claims = True  # the tenant may have left its old prefix
         if is_new or old_prefix != tenant.url_prefix:
             self.is_routing_outdated = True
+        self._note_accepted(tenant)
         event = "tenant.added" if is_new else "tenant.changed"
         _logger.info(event, extra={"tenant": tenant.name, "digest": tenant.digest[:12]})
 
     def _reject(self, file: FollowedFile, rejected: RejectedTenant) -> None:
         mount = file.mount
+        if mount.tenant is None:
+            self._restore(file)
         if (mount.digest, mount.reason) != (rejected.digest, rejected.reason):
             state = "stale" if mount.tenant is not None else "failed"
             for problem in rejected.problems:
@@ -287,6 +310,34 @@ class Reconciler:
         mount.reject(rejected.reason, rejected.digest)
         if mount.tenant is None:
             self.is_routing_outdated = True  # the rejected file may ask for another prefix
+
+    def fall_back(self) -> None:
+        """Follow the mounts whose newest version could not be built since the start."""
+        for name, last in list(self._restorable.items()):
+            file = self.files.get(name)
+            newest = None if file is None else file.mount.tenant
+            if file is None or (file.mount.instance is not None and newest is not last):
+                del self._restorable[name]  # the newest version works
+            elif newest is last:  # the mount has fallen back
+                del self._restorable[name]
+                self._accepted.add(last)
+                if isinstance(file.result, Tenant):
+                    self._serve(file, file.result)  # builds the newest version again, beside
+            elif newest is not None and file.mount.state_unless_parked == "failed":
+                self._restore(file)
+                self._serve(file, newest)
+
+    def _restore(self, file: FollowedFile) -> None:
+        """Serve the last good version of a tenant whose newest file cannot be served."""
+        mount = file.mount
+        tenant = self._restorable.pop(mount.name, None)
+        if tenant is None or self._accepted.conflicts(tenant):
+            return
+        mount.restore(tenant)
+        self._accepted.add(tenant)
+        self.is_routing_outdated = True
+        facts = {"tenant": tenant.name, "digest": tenant.digest[:12]}
+        _logger.warning("tenant.restored", extra=facts)
 
     # -- what the follower publishes ------------------------------------------------------------
 

@@ -58,11 +58,20 @@ class ReloadWorkers:
         data_dir: the folder that contains the tenants' data folders.
         build: returns an instance of a tenant; may raise any exception.
         notify: called on a worker thread when a result is ready to collect.
+        last_good: returns the last good content of a tenant file while the process starts, or None.
     """
 
     def __init__(
-        self, data_dir: Path, build: Callable[[Tenant], Instance], notify: Callable[[], None]
+        self,
+        data_dir: Path,
+        build: Callable[[Tenant], Instance],
+        notify: Callable[[], None],
+        *,
+        last_good: Callable[[str], FileContent | None] = lambda _: None,
     ) -> None:
+        self._last_good = last_good
+        self.restorable: dict[str, Tenant] = {}
+        """The last good version of each tenant whose file has changed while no worker served."""
         self._data_dir = data_dir
         self._build = build
         self._notify = notify
@@ -182,6 +191,7 @@ class ReloadWorkers:
             if not content.digest:
                 content = read_content(content.path)
             result = validate_file(content, self._data_dir, loader, timeout_s)
+            self._load_last_good(content, loader, timeout_s, result)
         except BaseException as error:  # noqa: BLE001 - without a result, the host is never ready
             text = f"cannot be validated: {type(error).__name__}; change the file to try again."
             problem = Problem(printable(str(content.path)), text)
@@ -189,6 +199,21 @@ class ReloadWorkers:
         finally:
             self._idle_loaders.put(loader)
         self._put(handle, result)
+
+    def _load_last_good(
+        self, content: FileContent, loader: Loader, timeout_s: float, result: ValidationResult
+    ) -> None:
+        """While the process starts, validate the last good version of a changed file, too."""
+        name = content.path.stem
+        if isinstance(result, RejectedTenant) and result.has_timed_out:
+            if timeout_s < RUN_TIMEOUT_S:
+                return  # the file will be validated again
+            loader.close()  # the next load starts another process
+        last_good = self._last_good(name)
+        if last_good is not None and last_good.digest != content.digest:
+            restored = validate_file(last_good, self._data_dir, loader, FIRST_TIMEOUT_S)
+            if isinstance(restored, Tenant):
+                self.restorable[name] = restored
 
     def _build_instance(
         self,

@@ -14,6 +14,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
+from tenantry.errors import Problem
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.routing.build_failure import BuildFailure
 from tenantry.routing.build_pool import LONG_WAIT_S, BuildPool, PendingBuild
@@ -77,8 +78,8 @@ class Mount:
     __slots__ = (
         "_ask_for_validation", "_build", "_build_pool", "_clock", "_failure", "_is_closed",
         "_limits_of", "_lock", "_note_built", "_pending_build", "_rejection",
-        "_wait_for_validation", "digest", "instance", "limits", "name", "operator_maintenance",
-        "prefix", "quarantine", "since", "tenant", "was_built",
+        "_wait_for_validation", "digest", "fallback", "instance", "limits", "name",
+        "operator_maintenance", "prefix", "quarantine", "since", "tenant", "was_built",
     )  # fmt: skip
 
     def __init__(
@@ -109,6 +110,9 @@ class Mount:
         self.was_built = False
         """Whether the mount ever had an instance. A mount that had an instance accepts a new
         version of the file only after a successful build."""
+        self.fallback: Tenant | None = None
+        """The version that served before the process started, with the same prefix. The mount
+        serves it if the newer version cannot be built."""
         self._limits_of = limits_of
         self.limits = limits_of(None)
         """The limits of the requests to the mount; the host knows what they mean."""
@@ -294,7 +298,10 @@ class Mount:
             if tenant is not None and is_wanted and error is not None:
                 now = self._clock()
                 self._failure = BuildFailure.of(error, self._failure, now, tenant.blueprints)
+                if self.fallback is not None:
+                    self._fall_back(self.fallback, tenant, self._failure)
             elif is_wanted:
+                self.fallback = None
                 self._failure, self.was_built = None, True
                 self.instance, instance = instance, None
         if self.instance is not None:
@@ -305,6 +312,13 @@ class Mount:
             _logger.error("tenant.build_failed", exc_info=error, extra={"tenant": self.name})
         pending.has_ended.set()
         self._build_pool.note_end()
+
+    def _fall_back(self, last: Tenant, newest: Tenant, failure: BuildFailure) -> None:
+        """Serve the version that served last. The caller holds the lock."""
+        self.fallback, self.was_built = None, True
+        self._set_accepted(last)
+        reason = str(Problem(newest.file, f"cannot be built: {failure.reason}"))
+        self._set_validated(newest.digest, reason)
 
     # -- changes by the follower of the tenants folder ------------------------------------------
 
@@ -319,6 +333,16 @@ class Mount:
                 return False
             self._set_accepted(tenant)
         return True
+
+    def restore(self, tenant: Tenant) -> None:
+        """Serve `tenant`, the version that served before the process started, again.
+
+        Because the version is known to work, a newer version must be built before it replaces
+        `tenant`.
+        """
+        with self._lock:
+            self.was_built = True
+            self._set_accepted(tenant)
 
     def swap(self, tenant: Tenant, instance: Instance) -> Instance | None:
         """Serve `tenant` with `instance` from the next request on. Return the retired instance.

@@ -1,0 +1,174 @@
+"""What served last: the claims of all tenants, and the text of each tenant's last good file.
+
+The record outlives all workers and the host. When two tenants claim the same address after a
+restart, the tenant that served there before keeps the address. A tenant whose newest file is
+rejected serves the last good version. The folder `<data>/.last_good` has mode 0700, and its files
+have mode 0600, because tenant files can contain secrets.
+"""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from tenantry.tenants.file import FileContent, content_digest, read_content
+from tenantry.tenants.model import Tenant
+
+SAVED_AT_ONCE = 500
+"""Maximum number of texts that one call of `save` writes, which takes 50 ms."""
+
+_CLAIMS = "claims.json"
+
+_logger = logging.getLogger(__name__)
+
+
+class Claims(NamedTuple):
+    """What a tenant claimed when it last served."""
+
+    digest: str
+    """SHA-256 of the tenant file."""
+    prefix: str
+
+
+class LastGood:
+    """The record of one host, which each worker process reads at its start and then updates.
+
+    Not thread-safe, except for `note_built` and `content`. Before `open`, the record is empty and
+    `save` writes nothing, so commands that only inspect tenants change nothing.
+
+    Args:
+        data_dir: the host's data folder.
+        tenants_dir: the tenants folder.
+    """
+
+    def __init__(self, data_dir: Path, tenants_dir: Path) -> None:
+        self._folder = data_dir / ".last_good"
+        self._tenants_dir = tenants_dir
+        self.claims: dict[str, Claims] = {}
+        """What each tenant claimed when it last served, by tenant name."""
+        self._is_open = self._is_started = self._has_failed = False
+        self._unsaved: dict[str, Tenant] = {}
+        self._changes: dict[str, Claims | None] = {}  # not in the file of the claims yet
+
+    def open(self) -> dict[str, Claims]:
+        """Read the record, and return the claims."""
+        self._is_open = True
+        self.claims = _read_claims(self._folder / _CLAIMS)
+        return self.claims
+
+    def end_start(self, names: Collection[str]) -> None:
+        """Note that all tenant files are known, and forget all tenants but `names`."""
+        self._is_started = True
+        for name in self.claims.keys() - names:
+            self.forget(name)
+
+    def note_accepted(self, tenant: Tenant) -> None:
+        """Record a tenant that is known to be valid, unless an earlier version has served."""
+        if tenant.name not in self.claims:
+            self.note_built(tenant)
+
+    def note_built(self, tenant: Tenant) -> None:
+        """Record a tenant that serves."""
+        claims = self.claims.get(tenant.name)
+        if self._is_open and claims != (tenant.digest, tenant.url_prefix):
+            self._unsaved[tenant.name] = tenant
+
+    def forget(self, name: str) -> None:
+        """Forget a tenant whose file was removed."""
+        self._unsaved.pop(name, None)
+        if self.claims.pop(name, None) is not None:
+            self._changes[name] = None
+
+    def content(self, name: str) -> FileContent | None:
+        """Return the last good content of a tenant file, or None if it is missing or damaged.
+
+        After the start, return None, because the tenants that serve are known.
+        """
+        claims = self.claims.get(name)
+        if claims is None or self._is_started:
+            return None
+        try:
+            source = self._text_file(name).read_bytes()
+        except OSError:
+            return None
+        if content_digest(source) != claims.digest:
+            return None
+        return FileContent(self._tenants_dir / f"{name}.py", claims.digest, source)
+
+    def save(self) -> None:
+        """Write what has changed. An error is logged once, and the next call tries again."""
+        if not self._unsaved and not self._changes:
+            return
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in list(self._unsaved)[:SAVED_AT_ONCE]:
+                tenant = self._unsaved.pop(name)
+                try:
+                    self._save_text(tenant)
+                except OSError:
+                    self._unsaved.setdefault(name, tenant)
+                    raise
+            self._save_claims()
+        except OSError as error:
+            if not self._has_failed:
+                _logger.error("last_good.save_failed", extra={"reason": str(error)})
+            self._has_failed = True
+        else:
+            self._has_failed = False
+
+    def _save_text(self, tenant: Tenant) -> None:
+        content = read_content(self._tenants_dir / f"{tenant.name}.py")
+        if content.digest == tenant.digest:  # otherwise, the file has changed again
+            _replace(self._text_file(tenant.name), content.source)
+            claims = self.claims[tenant.name] = Claims(tenant.digest, tenant.url_prefix)
+            self._changes[tenant.name] = claims
+
+    def _save_claims(self) -> None:
+        """Apply the changes to the file, which other processes change, too."""
+        if not self._changes:
+            return
+        lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            claims = _read_claims(self._folder / _CLAIMS)
+            for name, changed in self._changes.items():
+                if changed is None:
+                    claims.pop(name, None)
+                    self._text_file(name).unlink(missing_ok=True)
+                else:
+                    claims[name] = changed
+            _replace(self._folder / _CLAIMS, json.dumps(claims).encode())
+            self._changes = {}
+        finally:
+            os.close(lock)
+
+    def _text_file(self, name: str) -> Path:
+        return self._folder / f"{name}.py"
+
+
+def _read_claims(path: Path) -> dict[str, Claims]:
+    try:
+        claims = json.loads(path.read_bytes())
+        return {str(name): Claims(str(digest), str(prefix))
+                for name, (digest, prefix) in claims.items()}  # fmt: skip
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}  # missing or damaged: no tenant has precedence
+
+
+def _replace(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, content)  # a regular file takes all bytes, or raises an error
+        finally:
+            os.close(fd)
+        unfinished.replace(path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
