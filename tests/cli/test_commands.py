@@ -86,7 +86,7 @@ def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir
     ("words", "name"),
     [
         (("adopt", "shop:app"), "adopt"),
-        (("remove", "acme", "--json"), "remove"),
+        (("domains", "--check"), "domains"),
         (("db", "revision", "acme", "-m", "x"), "db revision"),
         (("backup", "acme", "-"), "backup -"),
         (("backup", "--all", "folder", "--keep=3"), "backup --all --keep"),

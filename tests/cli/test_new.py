@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from capsule_files import tree
 from commands import Tenantry
+from tenantry.errors import TenantryError
 
 
 def test_new_writes_a_tenant_that_serves(
@@ -80,3 +82,91 @@ def test_new_accepts_the_prefix_of_a_disabled_tenant(
     write_tenant("globex", URL_PREFIX="/clients/acme-2")
 
     assert 0 == tenantry("new", "shop", "--prefix", "/clients/acme").code
+
+
+def test_new_leaves_no_secret_if_it_cannot_write_the_file(
+    tenantry: Tenantry, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the tenant file cannot be written, `tenantry new` leaves no secret behind."""
+
+    def fail(*_: object) -> None:
+        raise TenantryError("no room.")
+
+    monkeypatch.setattr("tenantry.tenants.new_file.write_tenant_file", fail)
+
+    result = tenantry("new", "acme")
+
+    assert (1, "tenantry: no room.\n") == (result.code, result.err)
+    assert [] == list((data_dir / "secrets").iterdir())
+
+
+def test_new_refuses_the_secret_of_another_tenant(
+    tenantry: Tenantry, tenants_dir: Path, data_dir: Path
+) -> None:
+    """`new a_b` names the tenant a-b, whose secret has the same name; no remedy harms a-b."""
+    tenantry("new", "a-b")
+
+    result = tenantry("new", "a_b")
+
+    assert 1 == result.code
+    assert result.err.endswith("is a secret of tenant 'a-b'; choose another name.\n")
+    assert not (tenants_dir / "a_b.py").exists()
+    assert (data_dir / "secrets/A_B_SECRET_KEY").exists()
+
+
+def test_new_refuses_the_name_of_data_without_a_tenant(
+    tenantry: Tenantry, tenants_dir: Path, data_dir: Path
+) -> None:
+    """`new` does not give a new tenant the data of a former one, and names the way out."""
+    tenantry("new", "acme")
+    (data_dir / "acme").mkdir()
+    (data_dir / "acme/old.txt").write_text("old")
+    (tenants_dir / "acme.py").unlink()
+
+    again = tenantry("new", "acme")
+    removed = tenantry("remove", "acme")
+    made = tenantry("new", "acme")
+
+    assert (1, True) == (again.code, "data without a tenant" in again.err), again
+    assert "tenantry remove acme" in again.err
+    assert (0, 0) == (removed.code, made.code), (removed, made)
+    [aside] = (data_dir / ".removed").iterdir()
+    assert {"data/old.txt", "ACME_SECRET_KEY"} == set(tree(aside))
+
+
+@pytest.mark.parametrize("words", [("list",), ("check",), ("plan", "--save", "x"), ("new", "zeta")])
+def test_data_without_a_tenant_is_reported(  # noqa: PLR0917 - pytest fixtures are parameters
+    tenantry: Tenantry,
+    write_tenant: Callable[..., Path],
+    data_dir: Path,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`list`, `check`, `plan` and `new` report data without a tenant, and exit with 0."""
+    monkeypatch.chdir(tmp_path)
+    write_tenant("globex")
+    for name in ("globex", "former", "empty", ".hidden"):
+        (data_dir / name).mkdir(parents=True)
+    for name in ("globex", "former"):
+        (data_dir / name / "a").write_text("a")
+
+    result = tenantry(*words)
+
+    lines = [line for line in (result.out + result.err).splitlines() if "without a tenant" in line]
+    assert (0, 1) == (result.code, len(lines)), result
+    assert "former" in lines[0]
+
+
+def test_secret_new_never_overwrites(tenantry: Tenantry, data_dir: Path) -> None:
+    """`secret new` writes a fresh secret with mode 0600, once, and does not print it."""
+    made = tenantry("secret", "new", "ACME_SECRET_KEY_2")
+    path = data_dir / "secrets/ACME_SECRET_KEY_2"
+    value = path.read_text()
+    again = tenantry("secret", "new", "ACME_SECRET_KEY_2")
+    wrong = tenantry("secret", "new", "../x")
+
+    assert [0, 1, 2] == [made.code, again.code, wrong.code]
+    assert (0o600, 64) == (stat.S_IMODE(path.stat().st_mode), len(value.strip()))
+    assert value == path.read_text()
+    assert value.strip() not in made.out

@@ -1,6 +1,7 @@
 """Writes a tenant's capsule while the tenant serves."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -79,7 +80,7 @@ def write_capsule(
         summary.left_out = sorted(files.left_out)
         tables = snapshot.tables()
         with ArchiveWriter(path) as archive:
-            _add_headers(archive, tenant, loaded, snapshot.revisions(), tables)
+            _add_headers(archive, tenant, loaded, snapshot, tables)
             for table in tables:
                 _add_rows(archive, table, snapshot.rows(table), summary, on_progress)
             _add_files(archive, files.files(), summary, on_progress)
@@ -96,7 +97,7 @@ def _add_headers(
     archive: ArchiveWriter,
     tenant: Tenant,
     loaded: LoadedFile,
-    revisions: frozenset[str],
+    snapshot: Snapshot,
     tables: list[CapsuleTable],
 ) -> None:
     """Add `capsule.json` and `config.json` to the archive."""
@@ -104,7 +105,9 @@ def _add_headers(
     secrets += [key.get_secret_value() for key in tenant.secret_key_fallbacks]
     secrets.append(str(tenant.database_url.password or ""))
     config, secret_keys = without_secrets(loaded.values, secrets)
+    revisions = snapshot.revisions()
     by_endpoint = _revisions_by_endpoint(tenant.blueprints, revisions)
+    _check_can_be_restored(snapshot.without_definition, by_endpoint)
     metadata = CapsuleMetadata(
         format=1,
         tenant=tenant.name,
@@ -118,6 +121,28 @@ def _add_headers(
     )
     _add_header(archive, METADATA, metadata.model_dump_json(indent=2, exclude_defaults=True))
     _add_header(archive, CONFIG, dump_value(config))
+
+
+def _check_can_be_restored(without_definition: Mapping[str, str], endpoints: Iterable[str]) -> None:
+    """Check that a restore can create every table and view of the database.
+
+    Migrations create a table or view if the text of a migration contains its name. Any other table
+    needs a definition in the capsule.
+
+    Raises:
+        CapsuleError: the capsule could not hold a table or view.
+    """
+    if not without_definition:
+        return
+    folders = [branch.folder for name in endpoints for branch in read_branches([name])]
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
+    for name, reason in sorted(without_definition.items()):
+        if not re.search(rf"\b{re.escape(name)}\b", text):
+            raise CapsuleError(
+                f"a capsule cannot hold {name!r}, because {reason}, and no migration of an "
+                "endpoint creates it; use the tools of the database"
+            )
 
 
 def _add_header(archive: ArchiveWriter, name: str, text: str) -> None:

@@ -29,7 +29,9 @@ from tenantry.capsules.archive import (
     verify_trailer,
 )
 from tenantry.capsules.configuration import EXCLUDED_KEYS, check_key
+from tenantry.capsules.definition import TableDefinition
 from tenantry.capsules.json_values import check_structure, load_value
+from tenantry.capsules.printable_name import Name, Names
 from tenantry.capsules.tenant_folder import checked_path
 from tenantry.errors import TenantryError
 from tenantry.migrations.version_table import describe_error
@@ -65,20 +67,6 @@ An amount of 0 means that the amount is unknown.
 """
 
 _ROW_CHUNK = re.compile(r"[0-9]{6,12}\.jsonl")
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-def _check_printable(text: str) -> str:
-    if _CONTROL_CHARACTERS.search(text):
-        raise ValueError("the name holds control characters")
-    return text
-
-
-Name = Annotated[str, AfterValidator(_check_printable)]
-"""A name without control characters, which is safe to print in a terminal."""
-
-Names = Annotated[list[Name], FailFast()]
-"""A list of names. Validation stops at the first invalid name, because each error takes memory."""
 
 
 def check_table_name(name: str) -> str:
@@ -109,6 +97,8 @@ class CapsuleTable(BaseModel):
 
     The row with the last number may no longer exist.
     """
+    definition: TableDefinition | None = None
+    """How to create the table if no migration creates it; None if definitions cannot express it."""
 
 
 def _check_order(tables: list[CapsuleTable]) -> list[CapsuleTable]:

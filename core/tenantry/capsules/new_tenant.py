@@ -9,8 +9,9 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import URL
 
@@ -27,12 +28,16 @@ from tenantry.tenants.catalogue import scan_tenants
 from tenantry.tenants.file import FILE_LIMIT_BYTES, display_path
 from tenantry.tenants.loader import LoadedFile
 from tenantry.tenants.new_file import (
+    check_folder_is_writable,
+    check_name_is_free,
     check_prefix_is_free,
     check_secret_is_used,
+    database_variable,
+    mentioned_by,
     secret_variable,
     write_tenant_file,
 )
-from tenantry.tenants.secrets import NEW_SECRET_BYTES, secret, secret_file
+from tenantry.tenants.secrets import NEW_SECRET_BYTES, found_before, secret, secret_file
 from tenantry.tenants.validation import validate_loaded
 
 
@@ -51,6 +56,8 @@ class RestoreRequest:
 
     The default is a SQLite file in the data folder.
     """
+    is_replacing: bool = False
+    """Whether an existing tenant of this name is replaced."""
     with_templates: bool = False
     """Whether to restore the folders `templates` and `static` of the capsule."""
 
@@ -72,6 +79,16 @@ class RestoredTenant:
     code."""
 
 
+class Replacing(Protocol):
+    """What `restore --replace` does with the existing tenant."""
+
+    def set_aside(self, new_folder: Path, undo: ExitStack) -> None:
+        """Move the former tenant aside, immediately before the new folder gets its path."""
+
+    def write_file(self, path: Path, text: str) -> None:
+        """Replace the tenant file."""
+
+
 @dataclass(frozen=True)
 class _Database:
     url: URL | None = None
@@ -83,10 +100,17 @@ class _Database:
 
 
 @contextmanager
-def new_tenant_staging(settings: HostSettings, name: str) -> Iterator[RestoreStaging]:
+def new_tenant_staging(
+    settings: HostSettings, name: str, *, is_replacing: bool = False
+) -> Iterator[RestoreStaging]:
     """Yield the staging folder for a new tenant.
 
     During the `with` block, no other process can create a tenant of the same name.
+
+    Args:
+        settings: The host's settings.
+        name: The new tenant's name.
+        is_replacing: Whether an existing tenant of this name is replaced.
 
     Raises:
         TenantryError: The name is invalid or taken, or another process is creating the tenant.
@@ -95,8 +119,10 @@ def new_tenant_staging(settings: HostSettings, name: str) -> Iterator[RestoreSta
         check_tenant_name(name)
     except ValueError as error:
         raise TenantryError(f"{name!r}: {error}.") from error
+    check_folder_is_writable(settings.tenants_dir)
     with RestoreStaging(settings.data_dir, name) as staging:
-        _new_tenant_path(settings, name)
+        if not is_replacing:
+            _check_is_new(settings, name)
         yield staging
 
 
@@ -108,6 +134,7 @@ def restore_tenant(
     *,
     on_progress: ProgressCallback,
     before_commit: Callable[[], None],
+    replacing: Replacing | None = None,
 ) -> RestoredTenant:
     """Create a tenant from a capsule.
 
@@ -119,6 +146,7 @@ def restore_tenant(
         on_progress: A function that receives the progress of the restore.
         before_commit: A function that is called immediately before the tenant file is written.
             After this call, an interruption could leave a tenant file without data.
+        replacing: What sets an existing tenant of this name aside, or None for a new tenant.
 
     Raises:
         TenantryError: The name, the prefix or the database is taken, or a file or database cannot
@@ -126,31 +154,46 @@ def restore_tenant(
         SecretError: The request names a secret that does not exist.
     """
     name, metadata = request.name, capsule.metadata
-    path, variable = _new_tenant_path(settings, name), secret_variable(name)
+    path, variable = settings.tenants_dir / f"{name}.py", secret_variable(name)
+    if replacing is None:
+        _check_is_new(settings, name)
     branches = capsule_branches(metadata)
     config = _new_config(capsule, request)
     database = _database(settings, request)
-    key = secrets.token_hex(NEW_SECRET_BYTES)
+    former_key = _former_key(settings, name) if replacing is not None else ""
+    key = former_key or secrets.token_hex(NEW_SECRET_BYTES)
     loaded = LoadedFile(name, display_path(path), "", config | {"SECRET_KEY": key})
     default_url = validate_loaded(loaded, settings.data_dir).database_url
     prefix = config.get("URL_PREFIX") or _default_prefix(name)
-    check_prefix_is_free(settings, prefix)
+    check_prefix_is_free(settings, prefix, name if replacing is not None else "")
     expressions = {"SECRET_KEY": f"secret({variable!r})"}
     if database.expression:
         expressions["DATABASE_URI"] = database.expression
     text = _tenant_file_text(path, config, expressions, metadata.secret_keys)
     with restore_capsule(
-        capsule, staging, database.url, on_progress, with_templates=request.with_templates
+        capsule,
+        staging,
+        database.url,
+        on_progress,
+        with_templates=request.with_templates,
+        before_placing=partial(_set_aside, replacing, staging),
     ) as pending:
         if database.secret_name and database.url is not None:
             url_text = database.url.render_as_string(hide_password=False)
-            staging.add_file(_secret_path(settings, database.secret_name), url_text + "\n")
-        staging.add_file(_secret_path(settings, variable), key + "\n")
+            secret_path = _secret_path(settings, database.secret_name)
+            if replacing is not None:
+                secret_path.unlink(missing_ok=True)  # a copy has been set aside
+            staging.add_file(secret_path, url_text + "\n")
+        if not former_key:
+            staging.add_file(_secret_path(settings, variable), key + "\n")
         before_commit()
         with ExitStack() as undo:
             with pending.commit():
-                write_tenant_file(path, text)
-                undo.callback(path.unlink, missing_ok=True)
+                if replacing is not None:
+                    replacing.write_file(path, text)
+                else:
+                    write_tenant_file(path, text)
+                    undo.callback(path.unlink, missing_ok=True)
             undo.pop_all()
     url = database.url or default_url
     return RestoredTenant(
@@ -164,22 +207,40 @@ def restore_tenant(
     )
 
 
-def _new_tenant_path(settings: HostSettings, name: str) -> Path:
-    """Return the path of the new tenant file.
+def _set_aside(replacing: Replacing | None, staging: RestoreStaging) -> None:
+    if replacing is not None:
+        replacing.set_aside(staging.tenant_folder, staging.undo)
+
+
+def _former_key(settings: HostSettings, name: str) -> str:
+    """Return the secret key that a replaced tenant keeps, so that its sessions stay valid.
+
+    Raises:
+        TenantryError: The secret belongs to another tenant.
+    """
+    variable = secret_variable(name)
+    if not _secret_path(settings, variable).exists() and not found_before(variable):
+        return ""
+    if owners := [owner for owner in mentioned_by(settings, variable) if owner != name]:
+        raise TenantryError(
+            f"the secret {variable!r} belongs to tenant {owners[0]!r}; choose another name."
+        )
+    return secret(variable)
+
+
+def _check_is_new(settings: HostSettings, name: str) -> None:
+    """Check that a tenant can be created under a name.
 
     Raises:
         TenantryError: A file, folder or secret of that name exists, or `secret()` would return
             another value.
     """
-    path, variable = settings.tenants_dir / f"{name}.py", secret_variable(name)
-    for existing in (path, settings.data_dir / name, _secret_path(settings, variable)):
-        if os.path.lexists(existing):
-            raise TenantryError(
-                f"{existing} exists, and nothing is restored over a tenant; "
-                "choose another name, or move it away."
-            )
-    check_secret_is_used(variable)
-    return path
+    try:
+        check_name_is_free(settings, name)
+    except TenantryError as error:
+        text = f"{str(error).rstrip('.')}; to replace a tenant, use restore --replace."
+        raise TenantryError(text) from error
+    check_secret_is_used(secret_variable(name))
 
 
 def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
@@ -229,8 +290,9 @@ def _database(settings: HostSettings, request: RestoreRequest) -> _Database:
         return _Database(url, "", f"secret({request.database!r})")
     if redact_value("", text) == text:  # the URL has no password
         return _Database(url, "", repr(url.render_as_string(hide_password=False)))
-    variable = secret_variable(request.name).replace("_SECRET_KEY", "_DATABASE_URI")
-    if os.path.lexists(path := _secret_path(settings, variable)):
+    variable = database_variable(request.name)
+    path = _secret_path(settings, variable)
+    if os.path.lexists(path) and not request.is_replacing:
         raise TenantryError(f"{path} exists, and restore never overwrites a secret; move it away.")
     check_secret_is_used(variable, f"set it to the new URL and use --database {variable}")
     return _Database(url, variable, f"secret({variable!r})")

@@ -11,10 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
 from sqlalchemy import URL
 
 from tenantry.capsules.archive import ArchiveMember, CapsuleError
 from tenantry.capsules.capsule import (
+    VERSION_TABLE,
     Capsule,
     CapsuleMetadata,
     CapsuleSummary,
@@ -24,9 +26,11 @@ from tenantry.capsules.capsule import (
     naming_errors,
     read_rows,
 )
+from tenantry.capsules.definition import create_tables
 from tenantry.capsules.new_database import NewDatabase, NewDatabaseFile, is_server_database
 from tenantry.capsules.postgres_database import NewPostgresDatabase
 from tenantry.capsules.row_import import RowImport, importing_rows
+from tenantry.capsules.snapshot import open_engine
 from tenantry.capsules.staging import RestoreStaging
 from tenantry.capsules.tenant_folder import belongs_to_database, is_program, write_file
 from tenantry.errors import EndpointError
@@ -107,6 +111,7 @@ def restore_capsule(
                 destination=capsule.metadata.target_revisions,
             )
             _migrate(target, on_progress)
+            _create_tables(capsule.metadata, database.url)
             database.record_migrated()
             summary = _import(
                 capsule, staging, database, on_progress, with_templates=with_templates
@@ -181,6 +186,35 @@ def _migrate(target: MigrationTarget, on_progress: ProgressCallback) -> None:
         raise CapsuleError(f"the migrations cannot create its tables: {result.reason}")
 
 
+def _create_tables(metadata: CapsuleMetadata, url: URL) -> None:
+    """Create the tables that no migration has created, from their definitions in the capsule.
+
+    The database also gets the Alembic revisions that belong to no endpoint, such as those of
+    Flask-Migrate.
+    """
+    if not metadata.tables and not metadata.unknown_revisions:
+        return
+    with open_engine(url).begin() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        existing = sa.inspect(connection).get_table_names()
+        missing = {
+            table.name: table.definition
+            for table in metadata.tables
+            if table.definition is not None and table.name not in existing
+        }
+        create_tables(connection, missing, existing)
+        if metadata.unknown_revisions:
+            _add_revisions(connection, metadata.unknown_revisions)
+
+
+def _add_revisions(connection: sa.Connection, revisions: list[str]) -> None:
+    column = sa.Column("version_num", sa.String(32), primary_key=True)
+    table = sa.Table(VERSION_TABLE, sa.MetaData(), column)
+    table.create(connection, checkfirst=True)
+    connection.execute(table.insert(), [{"version_num": revision} for revision in revisions])
+
+
 def _import(
     capsule: Capsule,
     staging: RestoreStaging,
@@ -194,7 +228,7 @@ def _import(
     with ExitStack() as transaction, capsule.path.open("rb") as file:
         rows: RowImport | None = None
         tables: list[CapsuleTable] = []
-        if metadata.revisions:
+        if metadata.tables:
             rows = transaction.enter_context(importing_rows(database.url, metadata.engine))
             tables = _existing_tables(rows, metadata.tables)
             rows.clear(tables)

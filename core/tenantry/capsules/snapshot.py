@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from tenantry.capsules.capsule import VERSION_TABLE, CapsuleTable
+from tenantry.capsules.definition import NoDefinitionError, TableDefinition, describe_table
 from tenantry.database.options import NO_OPTIONS, command_options
 from tenantry.errors import TenantryError
 from tenantry.migrations.locks import lift_timeouts
@@ -47,6 +48,14 @@ _PARTITIONS = """
 The backup skips partitions, because a partitioned table includes the rows of its partitions.
 """
 
+_FUNCTIONS = """
+    SELECT proname FROM pg_proc
+    WHERE pronamespace = quote_ident(current_schema())::regnamespace
+      AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass
+                      AND objid = pg_proc.oid AND deptype = 'e')
+"""
+"""A query that returns the functions in the current schema, except those of extensions."""
+
 _SEQUENCE_POSITION = """
     SELECT CASE WHEN has_sequence_privilege(sequence, 'SELECT, USAGE')
                 THEN pg_sequence_last_value(sequence) END
@@ -76,6 +85,8 @@ class Snapshot:
         self._url = url
         self._engine = open_engine(url, options)
         self._connection: sa.Connection | None = None
+        self.without_definition: dict[str, str] = {}
+        """Maps each table or view that definitions cannot express to the reason."""
 
     def begin(self) -> None:
         """Begin a new snapshot. A SQLite file that does not exist is not created."""
@@ -120,6 +131,8 @@ class Snapshot:
             for name in sorted(names):
                 quoted = quote(connection, name)
                 connection.exec_driver_sql(f"LOCK TABLE {quoted} IN ACCESS SHARE MODE")
+        self.without_definition.clear()
+        self._find_views(connection)
         return [self._describe(connection, name) for name in sorted(names)]
 
     def _describe(self, connection: sa.Connection, name: str) -> CapsuleTable:
@@ -134,7 +147,23 @@ class Snapshot:
                 for column in columns
             }
         used = {column: last for column, last in positions.items() if last and last > 0}
-        return CapsuleTable(name=name, columns=columns, positions=used)
+        definition: TableDefinition | None = None
+        try:
+            definition = describe_table(connection, name)
+        except NoDefinitionError as error:
+            self.without_definition[name] = str(error)
+        return CapsuleTable(name=name, columns=columns, positions=used, definition=definition)
+
+    def _find_views(self, connection: sa.Connection) -> None:
+        """Add the views and functions of the database, which have no place in a capsule."""
+        inspector = sa.inspect(connection)
+        found = dict.fromkeys(inspector.get_view_names(), "it is a view")
+        if connection.dialect.name == "postgresql":
+            views = inspector.get_materialized_view_names()
+            found |= dict.fromkeys(views, "it is a materialized view")
+            functions = connection.exec_driver_sql(_FUNCTIONS).scalars()
+            found |= dict.fromkeys(functions, "it is a function")
+        self.without_definition |= found
 
     def rows(self, table: CapsuleTable) -> Iterator[list[Any]]:
         """Yield the rows of a table. The values of each row are in the order of `table.columns`.

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 
 from tenantry.capsules.locks import open_folder
+from tenantry.capsules.sqlite_copy import companion_of, copy_database, is_sqlite_file
 from tenantry.errors import TenantryError
 
 LOCK_WAIT_S = 5.0
@@ -119,13 +120,28 @@ class FolderSnapshot:
                     _lock_all([path for path in folders if path.parent != self._folder], locks)
                     begin()
                     self._update()
-                    if list(self._lockable_folders()) == folders:
-                        return
+                    is_stable = list(self._lockable_folders()) == folders
+                if is_stable:
+                    self._copy_databases()
+                    return
             except BlockingIOError:
                 pass  # try again after a pause
             time.sleep(_PAUSE_S)  # let waiting writers take the locks
         text = f"{self._folder}: its folders are locked or change all the time; try again later."
         raise TenantryError(text)
+
+    def _copy_databases(self) -> None:
+        """Replace the links to SQLite databases of the app by copies of SQLite's backup API.
+
+        The copies are as of a moment shortly after the snapshot.
+        """
+        companions = [path for path in self._linked if companion_of(self._folder / path)]
+        for path in companions:
+            (self._copy / path).unlink()
+            del self._linked[path]
+        for path in [path for path in self._linked if is_sqlite_file(self._folder / path)]:
+            (self._copy / path).unlink()
+            copy_database(self._folder / path, self._copy / path)
 
     def files(self) -> list[tuple[str, Path]]:
         """Return the relative path of each file and the path of its copy, sorted by path."""

@@ -22,8 +22,8 @@ from tenantry.tenants.secrets import SecretError
 
 COMMANDS = (
     "audit", "backup", "check", "clone", "db", "disable", "enable", "get", "key", "list",
-    "maintenance", "new", "plan", "restart", "restore", "routes", "run", "serve", "show",
-    "top", "usage",
+    "maintenance", "new", "plan", "remove", "rename", "restart", "restore", "routes", "run",
+    "secret", "serve", "show", "top", "usage",
 )  # fmt: skip
 """Names of all commands.
 

@@ -36,7 +36,7 @@ def command(name: str, file: Path, is_json: bool) -> None:
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
-    _check_target(file, settings.data_dir / name)
+    check_target(file, settings.data_dir / name)
     with interrupting_signals(), capsule_progress(is_json) as on_progress:
         summary = write_capsule(tenant, loaded, settings.data_dir, file, on_progress)
     if is_json:
@@ -47,7 +47,13 @@ def command(name: str, file: Path, is_json: bool) -> None:
         print_left_out(summary)
 
 
-def _check_target(file: Path, tenant_folder: Path) -> None:
+def check_target(file: Path, tenant_folder: Path) -> None:
+    """Check that a capsule can be written to a path.
+
+    Raises:
+        click.UsageError: the path is in the tenant's own folder.
+        TenantryError: the folder of the path does not exist, or the path is not a regular file.
+    """
     if file.absolute().resolve().is_relative_to(tenant_folder.absolute().resolve()):
         raise click.UsageError(
             f"{file} is in the tenant's own folder, which is part of the capsule; "

@@ -17,6 +17,7 @@ from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.cookie_names import find_lost_cookies
 from tenantry.tenants.model import Tenant
+from tenantry.tenants.new_file import describe_leftover, find_leftovers
 from tenantry.tenants.surroundings import (
     find_debug_switch,
     find_open_data,
@@ -107,6 +108,7 @@ def find_notes(settings: HostSettings, tenants: Sequence[Tenant]) -> list[tuple[
     notes = [("", note) for note in find_shared_variables()]
     notes += find_writers(tenants, settings.tenants_dir)
     notes += find_open_data(tenants, settings.data_dir)
+    notes += [(name, describe_leftover(settings, name)) for name in find_leftovers(settings)]
     return sorted(notes, key=lambda pair: pair[0])
 
 

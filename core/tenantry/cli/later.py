@@ -13,12 +13,9 @@ LATER = {
     "hosts": (),
     "proxy": (),
     "query": (),
-    "remove": (),
-    "rename": (),
     "restart": ("--all-hosts",),
-    "restore": ("--replace", "--verify"),
+    "restore": ("--verify",),
     "run": ("--all",),
-    "secret": (),
     "storage": (),
 }
 """Maps each command to its options, arguments and subcommands that do not exist yet.

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from tenantry.cli import PROBLEM_FOUND
+from tenantry.cli.leftovers import print_leftovers
 from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.observability.control_socket import WorkerStatus, read_workers
 from tenantry.reload.convergence import wait_for_workers
@@ -58,6 +59,7 @@ def command(is_waiting: bool, is_json: bool) -> None:
             for row in rows
         ]  # fmt: skip
         print_table(COLUMNS, cells)
+    print_leftovers(settings)
     for name, reason in sorted(unserved.items()):
         click.echo(f"tenantry: {name}: {reason}", err=True)
     sys.exit(PROBLEM_FOUND if unserved else 0)
@@ -129,7 +131,7 @@ def _database_reason(row: dict[str, Any]) -> str:
 def _tenant_row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:
     operator_state, problem = effective_operator_state(settings.data_dir, tenant.name)
     state = "failed" if operator_state.parked else "idle"
-    if tenant.maintenance or operator_state.maintenance:
+    if tenant.maintenance or operator_state.effective_maintenance:
         state = "maintenance"
     return {
         "name": tenant.name,

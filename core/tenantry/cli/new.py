@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import click
 
+from tenantry.cli.leftovers import print_leftovers
 from tenantry.cli.output import examples
 from tenantry.endpoints.finding import find_endpoint
 from tenantry.errors import EndpointError
@@ -66,5 +67,7 @@ def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
             check_url_prefix(f"/{name}")
         except ValueError as error:
             raise click.UsageError(f"{error}, with --prefix.") from error
-    path, secret_path = create_tenant(read_settings(), name, endpoints, prefix)
+    settings = read_settings()
+    path, secret_path = create_tenant(settings, name, endpoints, prefix)
     click.echo(f"{path}: answers at {prefix or '/' + name}; the secret is in {secret_path}.")
+    print_leftovers(settings)

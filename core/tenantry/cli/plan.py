@@ -12,6 +12,7 @@ import click
 
 from tenantry.app.trial_build import find_build_problems, find_routes
 from tenantry.cli import PROBLEM_FOUND
+from tenantry.cli.leftovers import print_leftovers
 from tenantry.cli.output import examples, json_option, print_json
 from tenantry.errors import Problem, TenantryError
 from tenantry.observability.control_socket import ask_workers
@@ -57,6 +58,7 @@ def command(against: Path | None, save: Path | None, is_json: bool) -> None:
     """
     settings = read_settings()
     salt = secrets.token_hex(16)
+    print_leftovers(settings)
     old: dict[str, Any] = {}
     if against is not None:
         salt, old = read_snapshot(against)

@@ -7,6 +7,7 @@ import click
 
 from tenantry.capsules import (
     Capsule,
+    ProgressCallback,
     RestoredTenant,
     RestoreRequest,
     describe_access,
@@ -25,7 +26,8 @@ from tenantry.cli.output import count, examples, json_option, print_json
 from tenantry.cli.signals import ignore_signals, interrupting_signals
 from tenantry.database.url import parse_database_url
 from tenantry.grammar import check_tenant_name, check_url_prefix
-from tenantry.settings import read_settings
+from tenantry.moves import Move, MoveJournal, Replacement
+from tenantry.settings import HostSettings, read_settings
 
 
 def prefix_option(command: Any) -> Any:
@@ -66,6 +68,10 @@ def _check_database(text: str) -> str:
 @prefix_option
 @database_option
 @click.option(
+    "--replace", "is_replacing", is_flag=True,
+    help="Replace an existing tenant. What was there moves to <data>/.removed/NAME-TIME.",
+)  # fmt: skip
+@click.option(
     "--with-templates", is_flag=True,
     help="Also restore templates, whose code the app runs, and static files. Use this option only "
     "for capsules that you trust.",
@@ -77,23 +83,62 @@ def command(
     name: str | None,
     prefix: str | None,
     database: str | None,
+    is_replacing: bool,
     with_templates: bool,
     is_json: bool,
 ) -> None:
     """Create a tenant from a capsule.
 
     Check the whole capsule FILE, show who can use the tenant, and then create the tenant with a new
-    secret. To restore into PostgreSQL, name an empty database with --database. An existing tenant,
-    folder or database is never overwritten.
+    secret. To restore into PostgreSQL, name an empty database with --database. Without --replace,
+    an existing tenant, folder or database is never overwritten. A replaced tenant keeps its secret,
+    and answers 503 while its data moves.
     """
     settings = read_settings()
     with interrupting_signals(), capsule_progress(is_json) as on_progress:
         capsule = read_capsule(file, on_progress)
         print_access(capsule)
         request = RestoreRequest(
-            name or capsule.metadata.tenant, prefix, database, with_templates=with_templates
+            name or capsule.metadata.tenant,
+            prefix,
+            database,
+            is_replacing=is_replacing,
+            with_templates=with_templates,
         )
-        with new_tenant_staging(settings, request.name) as staging:
+        run = replace_tenant if is_replacing else create_tenant
+        restored = run(settings, capsule, request, on_progress)
+    print_restored(request.name, restored, is_json=is_json)
+
+
+def create_tenant(
+    settings: HostSettings,
+    capsule: Capsule,
+    request: RestoreRequest,
+    on_progress: ProgressCallback,
+) -> RestoredTenant:
+    """Create a tenant whose name is free."""
+    with new_tenant_staging(settings, request.name) as staging:
+        return restore_tenant(
+            settings,
+            capsule,
+            request,
+            staging,
+            on_progress=on_progress,
+            before_commit=ignore_signals,
+        )
+
+
+def replace_tenant(
+    settings: HostSettings,
+    capsule: Capsule,
+    request: RestoreRequest,
+    on_progress: ProgressCallback,
+) -> RestoredTenant:
+    """Set an existing tenant aside, and create it again."""
+    move = Move("restore --replace", request.name)
+    with MoveJournal(settings.data_dir, move) as journal:
+        replacement = Replacement(settings, journal)
+        with new_tenant_staging(settings, request.name, is_replacing=True) as staging:
             restored = restore_tenant(
                 settings,
                 capsule,
@@ -101,8 +146,12 @@ def command(
                 staging,
                 on_progress=on_progress,
                 before_commit=ignore_signals,
+                replacing=replacement,
             )
-    print_restored(request.name, restored, is_json=is_json)
+        replacement.wait_for_workers()
+    if replacement.aside.exists():
+        click.echo(f"What was there before is in {replacement.aside}.", err=True)
+    return restored
 
 
 def print_access(capsule: Capsule) -> None:

@@ -211,6 +211,31 @@ def _add_missing_columns(connection: sqlite3.Connection) -> None:
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
 
 
+def rename_usage(data_dir: Path, old: str, new: str) -> None:
+    """Add the usage of a tenant to the usage under its new name. Repeating the call is harmless.
+
+    Raises:
+        TenantryError: the database cannot be written.
+    """
+    if not usage_file(data_dir).exists() and not counters_folder(data_dir).exists():
+        return
+    try:
+        collect(data_dir)
+        with closing(_open(usage_file(data_dir))) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for table, key in (("bucket", "start, length, "), ("total", "")):
+                columns = f"{key}tenant, {', '.join(_COUNTS)}"
+                values = f"{key}?, {', '.join(_COUNTS)}"
+                connection.execute(
+                    f"INSERT INTO {table} ({columns}) SELECT {values} FROM {table} "
+                    f"WHERE tenant = ? ON CONFLICT DO UPDATE SET {_additions()}",
+                    (new, old),
+                )
+                connection.execute(f"DELETE FROM {table} WHERE tenant = ?", (old,))
+    except (OSError, sqlite3.Error) as error:
+        raise TenantryError(f"cannot write {usage_file(data_dir)}: {error}.") from error
+
+
 # -- reading --------------------------------------------------------------------------------------
 
 

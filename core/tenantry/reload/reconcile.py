@@ -139,7 +139,9 @@ class Reconciler:
         file = self.files[name]
         old, was_disabled = file.operator_state, file.is_disabled
         file.operator_state = state
-        file.mount.operator_maintenance = state.maintenance
+        file.mount.operator_maintenance = state.effective_maintenance
+        if state.is_moving and (instance := file.mount.release_instance()) is not None:
+            self._draining.add(name, instance)
         if (old.parked, old.times_parked) != (state.parked, state.times_parked):
             file.mount.quarantine = self._new_quarantine(name, state)
         if was_disabled != file.is_disabled:
@@ -253,7 +255,7 @@ class Reconciler:
         old = file.mount
         self._cancel_build(old.name)
         file.mount = self._new_mount(old.name)
-        file.mount.operator_maintenance = file.operator_state.maintenance
+        file.mount.operator_maintenance = file.operator_state.effective_maintenance
         file.mount.quarantine = old.quarantine
         self.withdrawn.append(old)
         self._accepted.remove(old.name)

@@ -392,6 +392,14 @@ class Mount:
         instance.retire()  # a request that has just got a lease finishes on the old instance
         return instance
 
+    def release_instance(self) -> Instance | None:
+        """Retire and return the instance, even with requests in flight. The next request builds."""
+        with self._lock:
+            instance, self.instance = self.instance, None
+        if instance is not None:
+            instance.retire()
+        return instance
+
     def close(self) -> Instance | None:
         """Stop serving, and return the retired instance if there was one. Idempotent."""
         with self._lock:

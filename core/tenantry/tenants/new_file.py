@@ -4,14 +4,16 @@ The commands `new`, `restore` and `clone` use this module. No function replaces 
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
-from tenantry.errors import TenantryError
-from tenantry.grammar import are_nested
+from tenantry.errors import Problem, TenantryError
+from tenantry.grammar import RESERVED_TENANT_NAMES, TENANT_NAME, are_nested
 from tenantry.settings import HostSettings
-from tenantry.tenants.file import FileContent, list_tenant_files, read_content
+from tenantry.tenants.file import FileContent, display_path, list_tenant_files, read_content
 from tenantry.tenants.loader import Loader
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.secrets import create_secret, found_before, secret_file
@@ -45,9 +47,8 @@ def create_tenant(
     """
     data_dir, variable = str(settings.data_dir), secret_variable(name)
     path, secret_path = settings.tenants_dir / f"{name}.py", Path(secret_file(variable, data_dir))
-    for existing in (path, secret_path):
-        if os.path.lexists(existing):
-            raise TenantryError(f"{existing} exists; choose another name, or remove it.")
+    check_folder_is_writable(settings.tenants_dir)
+    check_name_is_free(settings, name)
     check_secret_is_used(variable)
     check_prefix_is_free(settings, prefix or f"/{name}")
     text = _TEMPLATE.format(
@@ -57,13 +58,108 @@ def create_tenant(
         endpoints=", ".join(f'"{endpoint}"' for endpoint in endpoints),
     )
     create_secret(variable, data_dir)
-    write_tenant_file(path, text)
+    try:
+        write_tenant_file(path, text)
+    except BaseException:
+        secret_path.unlink(missing_ok=True)
+        raise
     return path, secret_path
+
+
+def check_name_is_free(settings: HostSettings, name: str) -> None:
+    """Check that no tenant file, no data and no secret of a name exist.
+
+    No remedy in an error message affects another tenant.
+
+    Raises:
+        TenantryError: something of this name exists.
+    """
+    path, folder = settings.tenants_dir / f"{name}.py", settings.data_dir / name
+    if os.path.lexists(path):
+        raise TenantryError(f"{path} exists; choose another name.")
+    if os.path.lexists(folder):
+        raise TenantryError(f"{describe_leftover(settings, name)} (or choose another name)")
+    for variable in (secret_variable(name), database_variable(name)):
+        secret_path = Path(secret_file(variable, str(settings.data_dir)))
+        if not os.path.lexists(secret_path):
+            continue
+        if owners := mentioned_by(settings, variable):
+            raise TenantryError(
+                f"{secret_path} is a secret of tenant {owners[0]!r}; choose another name."
+            )
+        raise TenantryError(
+            f"{secret_path} exists, but no tenant file mentions it; choose another name, or set it "
+            f"aside with: tenantry remove {name}"
+        )
+
+
+def describe_leftover(settings: HostSettings, name: str) -> Problem:
+    """Return a note about a folder below `<data>` that no tenant file claims."""
+    path = display_path(settings.tenants_dir / f"{name}.py")
+    return Problem(
+        display_path(settings.data_dir / name),
+        f"data without a tenant, because there is no file {path}; write the file again, or set the "
+        f"data aside with: tenantry remove {name}",
+    )
+
+
+def find_leftovers(settings: HostSettings) -> list[str]:
+    """Return the names of the folders below `<data>` that no tenant file claims, sorted.
+
+    An empty folder is not part of the result.
+    """
+    try:
+        claimed = {path.stem for path in list_tenant_files(settings.tenants_dir)}
+        names = {entry.name for entry in settings.data_dir.iterdir()} - claimed
+    except OSError:
+        return []  # without a tenants folder, nobody can say what is claimed
+    return sorted(
+        name
+        for name in names
+        if TENANT_NAME.fullmatch(name)
+        and name not in RESERVED_TENANT_NAMES
+        and _has_entries(settings.data_dir / name)
+    )
+
+
+def _has_entries(folder: Path) -> bool:
+    with suppress(OSError):
+        return folder.is_dir() and any(folder.iterdir())
+    return False
+
+
+def mentioned_by(settings: HostSettings, variable: str) -> list[str]:
+    """Return the names of the tenants whose files contain the name of a secret."""
+    word = re.compile(rb"\b" + variable.encode() + rb"\b")
+    with suppress(OSError):
+        paths = list_tenant_files(settings.tenants_dir)
+        return [path.stem for path in paths if word.search(read_content(path).source)]
+    return []
+
+
+def check_folder_is_writable(folder: Path) -> None:
+    """Check that a file can be created in the tenants folder.
+
+    Raises:
+        TenantryError: the folder is not writable.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise TenantryError(f"cannot write into {folder}: {error.strerror}.") from error
 
 
 def secret_variable(name: str) -> str:
     """Return the name of a tenant's secret key: `ACME_SHOP_SECRET_KEY` for `acme-shop`."""
     return f"{name.upper().replace('-', '_')}_SECRET_KEY"
+
+
+def database_variable(name: str) -> str:
+    """Return the name of the secret that contains a tenant's database URL."""
+    return secret_variable(name).removesuffix("_SECRET_KEY") + "_DATABASE_URI"
 
 
 def check_secret_is_used(variable: str, remedy: str = "choose another name") -> None:
@@ -79,13 +175,20 @@ def check_secret_is_used(variable: str, remedy: str = "choose another name") -> 
         )
 
 
-def check_prefix_is_free(settings: HostSettings, prefix: str) -> None:
+def check_prefix_is_free(settings: HostSettings, prefix: str, replaced: str = "") -> None:
     """Check that no tenant has the given prefix, or a prefix above or below it.
+
+    Args:
+        settings: the host's settings.
+        prefix: the prefix of the new tenant.
+        replaced: the name of a tenant whose prefix becomes free.
 
     Raises:
         TenantryError: a tenant has an overlapping prefix. The message names the tenant.
     """
     for owner, taken in _possible_conflicts(settings, prefix):
+        if owner == replaced:
+            continue
         if prefix == taken:
             text = f"{prefix} is the prefix of tenant {owner!r}"
             raise TenantryError(f"{text}; choose another with --prefix.")

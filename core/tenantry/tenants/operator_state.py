@@ -32,6 +32,11 @@ _LOCK_POLL_S = 0.05
 _UNREADABLE = -1
 """The stamp of a state file whose folder cannot be read."""
 
+MOVING_MESSAGE = "The tenant is being moved. Try again in a moment."
+"""What clients of a tenant get while a command renames, removes or replaces the tenant."""
+
+_MOVES_FOLDER = ".moving"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -47,6 +52,13 @@ class OperatorState:
     times_parked: int = 0
     """Number of consecutive times that the host has parked the tenant. Each parking doubles the
     wait until the next trial request."""
+    is_moving: bool = False
+    """Whether a command moves the tenant now. No state file contains this field."""
+
+    @property
+    def effective_maintenance(self) -> bool | str:
+        """The maintenance that applies now, which a move of the tenant replaces."""
+        return MOVING_MESSAGE if self.is_moving else self.maintenance
 
 
 DEFAULT_OPERATOR_STATE = OperatorState()
@@ -65,6 +77,29 @@ def operator_state_lock_file(data_dir: Path) -> Path:
 def trial_lock_file(data_dir: Path, name: str) -> Path:
     """Return the path of the file that is locked while one request tests a parked tenant."""
     return data_dir / name / "parked.lock"
+
+
+def move_mark(data_dir: Path, name: str) -> Path:
+    """Return the path of the file that exists while a command moves a tenant."""
+    return data_dir / _MOVES_FOLDER / name
+
+
+def is_moving(data_dir: Path, name: str) -> bool:
+    """Whether a command moves a tenant now, or was killed while the data was incomplete."""
+    try:
+        # The path is a string, because `Path` objects for 10,000 tenants take 60 ms.
+        fd = os.open(f"{data_dir}/{_MOVES_FOLDER}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if b'"is_partial": true' in os.read(fd, 1 << 16):
+            return True
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True  # the command holds the lock until it ends
+    finally:
+        os.close(fd)
+    return False
 
 
 def operator_state_stamp(data_dir: Path, name: str) -> int:
@@ -121,7 +156,8 @@ def effective_operator_state(data_dir: Path, name: str) -> tuple[OperatorState, 
     A tenant whose state cannot be read counts as disabled, as in a host that starts.
     """
     try:
-        return read_operator_state(data_dir, name), ""
+        state = read_operator_state(data_dir, name)
+        return replace(state, is_moving=is_moving(data_dir, name)), ""
     except TenantryError as error:
         return OperatorState(is_disabled=True), f"tenant {name!r} is disabled: {error}"
 
@@ -144,13 +180,19 @@ def write_operator_state(data_dir: Path, name: str, state: OperatorState) -> Non
     try:
         if state != DEFAULT_OPERATOR_STATE:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace_file(path, json.dumps(asdict(state)))
+            fields = {key: value for key, value in asdict(state).items() if key != "is_moving"}
+            _replace_file(path, json.dumps(fields))
         path.with_name(_FORMER_FILE_NAME).unlink(missing_ok=True)
         if state == DEFAULT_OPERATOR_STATE:
             path.unlink(missing_ok=True)
     except OSError as error:
         text = f"cannot write {path}: {error.strerror}; nothing was changed."
         raise TenantryError(text) from error
+    announce_change(data_dir, name)
+
+
+def announce_change(data_dir: Path, name: str) -> None:
+    """Tell running workers that the state of a tenant has changed."""
     # If the disk is full, there is no marker, and workers find the change by polling.
     with contextlib.suppress(OSError):
         _replace_file(_change_marker(data_dir), name)
@@ -286,11 +328,13 @@ class OperatorStateWatch:
 
     def _look_at(self, name: str) -> Iterator[tuple[str, OperatorState]]:
         try:
-            stamp = operator_state_stamp(self._data_dir, name)
+            is_held = is_moving(self._data_dir, name)
+            # A build that had begun before the move may end later, so each look holds it again.
+            stamp = time.monotonic_ns() if is_held else operator_state_stamp(self._data_dir, name)
             if stamp == self._stamps.get(name, 0):
                 return
             self._remember(name, stamp)
-            state = read_operator_state(self._data_dir, name)
+            state = replace(read_operator_state(self._data_dir, name), is_moving=is_held)
         except (OSError, TenantryError) as error:
             self._note_unreadable(name, error)
         else:

@@ -34,7 +34,7 @@ def secret(name: str, *, create: bool = False) -> str:
         SecretError: the secret does not exist (the message lists the places), or its file cannot be
             read.
     """
-    if not _NAME.fullmatch(name):
+    if not is_secret_name(name):
         raise SecretError(f"secret {name!r}: a name has only letters, digits and underscores.")
     if name in os.environ:
         return os.environ[name].rstrip("\r\n")
@@ -49,6 +49,11 @@ def secret(name: str, *, create: bool = False) -> str:
         f"no secret {name!r}. Looked at: {'; '.join(searched)}. "
         f"Set the variable, or write the secret into {secret_file(name)} (mode 0600)."
     )
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a text is a valid name of a secret, and of an environment variable."""
+    return _NAME.fullmatch(name) is not None
 
 
 def found_before(name: str) -> str:

@@ -1,0 +1,174 @@
+"""The journal of unfinished moves: one file for each tenant that a command moves.
+
+The file `<data>/.moving/NAME` exists from the beginning to the end of a move, and is locked while
+the command runs. Workers answer 503 for a tenant whose file is locked. When the command is killed,
+the kernel releases the lock, and the tenant serves again; only if `is_partial` is set, the tenant
+answers 503 until the command has run again.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from tenantry.errors import TenantryError
+from tenantry.tenants.operator_state import announce_change, move_mark
+
+LOCK_WAIT_S = 1.0
+"""Seconds to wait for a lock. A worker that looks at the file holds the lock for microseconds."""
+
+LOCK_POLL_S = 0.01
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of a tenant, as the journal records it."""
+
+    operation: str
+    """The command: `rename`, `remove` or `restore --replace`."""
+    name: str
+    new: str = ""
+    """The new name of a renamed tenant."""
+    started: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    """When the move began, in UTC, for the names of folders."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Maps each secret that the move takes away to the secret that replaces it, or to ""."""
+    is_committed: bool = False
+    """Whether the data of a removed tenant can be deleted, because its capsule is complete."""
+    is_partial: bool = False
+    """Whether the data of the tenant may be incomplete, so that the tenant must not serve."""
+
+    @property
+    def command(self) -> str:
+        """The command that completes the move."""
+        if self.operation == "rename":
+            return f"tenantry rename {self.name} {self.new}"
+        if self.operation == "remove":
+            return f"tenantry remove {self.name}"
+        return f"tenantry restore FILE --as {self.name} --replace"
+
+    def is_same(self, other: "Move") -> bool:
+        """Whether another run of the command describes the same move."""
+        return (self.operation, self.name, self.new) == (other.operation, other.name, other.new)
+
+
+class MoveJournal:
+    """The journal of one move, which is locked during a `with` block.
+
+    The end of the block removes the journal, unless an exception leaves the block after `keep` was
+    called: then the next run of the same command completes the move.
+
+    Args:
+        data_dir: the host's `DATA_DIR`.
+        move: the move that begins. If the journal has the same move, that move continues.
+
+    Raises:
+        TenantryError: another process moves the tenant, or another move of it is unfinished.
+    """
+
+    def __init__(self, data_dir: Path, move: Move) -> None:
+        self._data_dir = data_dir
+        self._names = sorted({name for name in (move.name, move.new) if name})
+        self._locks: dict[str, int] = {}
+        self._is_kept = False
+        self.move = move
+        self.is_resumed = False
+        """Whether an earlier run of the same command has not finished."""
+
+    def __enter__(self) -> Self:
+        try:
+            move_mark(self._data_dir, self.move.name).parent.mkdir(
+                mode=0o700, parents=True, exist_ok=True
+            )
+            for name in self._names:
+                self._begin(name)
+            self.update()
+        except OSError as error:
+            self._release()
+            text = f"cannot write {error.filename}: {error.strerror}; nothing was changed."
+            raise TenantryError(text) from error
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def _begin(self, name: str) -> None:
+        path = move_mark(self._data_dir, name)
+        fd = self._locks[name] = _lock(path, name)
+        if not (content := os.pread(fd, 1 << 16, 0)):
+            return
+        try:
+            found = Move(**json.loads(content))
+        except (TypeError, ValueError) as error:
+            raise TenantryError(f"{path} is damaged; remove it.") from error
+        if not found.is_same(self.move):
+            self._is_kept = True
+            text = f"an earlier command has not finished; first run it again: {found.command}"
+            raise TenantryError(f"tenant {name!r}: {text}")
+        self.move, self.is_resumed, self._is_kept = found, True, True
+
+    def update(self, **changes: object) -> None:
+        """Change fields of the move, on disk and in `move`."""
+        self.move = replace(self.move, **changes)  # type: ignore[arg-type]
+        for name in self._names:
+            self._write(name, json.dumps(asdict(self.move)))
+        announce_change(self._data_dir, self.move.name)
+
+    def _write(self, name: str, text: str) -> None:
+        path = move_mark(self._data_dir, name)
+        unfinished = path.with_name(f".{name}.new")
+        unfinished.unlink(missing_ok=True)
+        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # The new file is locked before it replaces the old one, so that the tenant stays held.
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.write(fd, text.encode())
+        os.fsync(fd)
+        unfinished.replace(path)
+        os.close(self._locks[name])
+        self._locks[name] = fd
+
+    def keep(self) -> None:
+        """Keep the journal if the block fails from now on."""
+        self._is_kept = True
+
+    def discard(self) -> None:
+        """Remove the journal at the end of the block, even if the block fails."""
+        self._is_kept = False
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._is_kept = False
+        self._release()
+
+    def _release(self) -> None:
+        for name, fd in self._locks.items():
+            if not self._is_kept:
+                with suppress(OSError):
+                    move_mark(self._data_dir, name).unlink(missing_ok=True)
+            os.close(fd)
+        self._locks.clear()
+        announce_change(self._data_dir, self.move.name)
+
+
+def _lock(path: Path, name: str) -> int:
+    """Open and lock the journal file of a tenant, and return its file descriptor."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return fd
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                text = f"another command is moving tenant {name!r}; wait for it."
+                raise TenantryError(text) from None
+            time.sleep(LOCK_POLL_S)
+        os.close(fd)

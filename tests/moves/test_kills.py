@@ -1,0 +1,102 @@
+"""A move that is killed at any step leaves a whole tenant, and a second run completes the move."""
+
+from pathlib import Path
+
+import pytest
+from moved_shop import (
+    is_capsule_whole,
+    is_whole,
+    left_in,
+    rows_of,
+    run_command,
+    was_killed,
+    write_database,
+    write_shop_data,
+)
+
+from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import load_tenant
+from tenantry.tenants.operator_state import (
+    OperatorState,
+    is_moving,
+    read_operator_state,
+    write_operator_state,
+)
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(name="shop")
+def _shop(settings: HostSettings) -> str:
+    """Create the tenant shop with data, and return its secret key."""
+    code, out = run_command(settings, "new", "shop")
+    assert 0 == code, out
+    write_shop_data(settings)
+    write_operator_state(settings.data_dir, "shop", OperatorState(maintenance="Back at noon."))
+    return load_tenant(settings, "shop")[0].secret_key.get_secret_value()
+
+
+@pytest.mark.parametrize("step", range(10))
+def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
+    """At each step of `rename`, the tenant is whole under one name, and a second run completes."""
+    code, out = run_command(settings, "rename", "shop", "store", kill_at=step)
+    whole = [name for name in ("shop", "store") if is_whole(settings, name)]
+    held = [name for name in ("shop", "store") if is_moving(settings.data_dir, name)]
+    again, text = run_command(settings, "rename", "shop", "store")
+
+    assert was_killed(code) == (step < 10), out
+    assert ([], 1) == (held, len(whole))
+    if step == 9:  # the killed run had finished except for its journal
+        assert is_whole(settings, "store")
+    assert (0, True) == (again, is_whole(settings, "store")), text
+    tenant, _ = load_tenant(settings, "store")
+    assert shop == tenant.secret_key.get_secret_value()
+    assert ["secrets", "store"] == left_in(settings.data_dir)
+    assert ["STORE_SECRET_KEY"] == left_in(settings.data_dir / "secrets")
+    assert [] == left_in(settings.data_dir / ".moving")
+    state = read_operator_state(settings.data_dir, "store")
+    assert OperatorState(maintenance="Back at noon.") == state
+
+
+@pytest.mark.parametrize("step", range(7))
+def test_a_killed_remove(settings: HostSettings, shop: str, tmp_path: Path, step: int) -> None:
+    """At each step of `remove`, the tenant or its capsule is whole, and a second run completes."""
+    assert shop
+    code, out = run_command(settings, "remove", "shop", "--archive", "a", kill_at=step)
+    is_kept = is_whole(settings, "shop") or is_capsule_whole(tmp_path / "a")
+    again, text = run_command(settings, "remove", "shop", "--archive", "a")
+
+    assert (True, True) == (was_killed(code), is_kept), out
+    assert (0, True) == (again, is_capsule_whole(tmp_path / "a")), text
+    assert ["secrets"] == left_in(settings.data_dir)
+    assert [[], [], []] == [
+        left_in(folder)
+        for folder in (settings.tenants_dir, settings.data_dir / "secrets",
+                       settings.data_dir / ".moving")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_killed_replacement(settings: HostSettings, shop: str, step: int) -> None:
+    """At each step of `restore --replace`, the former tenant is whole; a second run completes."""
+    assert 0 == run_command(settings, "backup", "shop", "a")[0]
+    (settings.data_dir / "shop/cache.db").unlink()
+    write_database(settings.data_dir / "shop/cache.db", 8)
+
+    code, out = run_command(settings, "restore", "a", "--replace", kill_at=step)
+    [*aside] = (settings.data_dir / ".removed").glob("shop-*/data")
+    former = aside[0] if aside else settings.data_dir / "shop"
+    kept = rows_of(former / "cache.db")
+    is_held = is_moving(settings.data_dir, "shop")
+    again, text = run_command(settings, "restore", "a", "--replace")
+
+    assert (True, [(8,)], step > 3) == (was_killed(code), kept, is_held), out
+    assert (0, True, False) == (
+        again, is_whole(settings, "shop"), is_moving(settings.data_dir, "shop")
+    ), text  # fmt: skip
+    [aside_again] = (settings.data_dir / ".removed").iterdir()
+    assert [(8,)] == rows_of(aside_again / "data/cache.db")
+    assert ["data", "secrets", "shop.py"] == left_in(aside_again)
+    assert shop == load_tenant(settings, "shop")[0].secret_key.get_secret_value()
+    state = read_operator_state(settings.data_dir, "shop")
+    assert OperatorState(maintenance="Back at noon.") == state
