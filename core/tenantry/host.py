@@ -26,7 +26,7 @@ from tenantry.middleware.forwarded import ForwardedHeaders
 from tenantry.middleware.host_pages import HostPages, MountStatus
 from tenantry.middleware.in_flight import RequestLimits
 from tenantry.middleware.start_wait import StartWait
-from tenantry.migrations.guard import upgrade_default_database
+from tenantry.migrations.guard import forbid_upgrades, upgrade_default_database
 from tenantry.observability.access_log import AccessLog
 from tenantry.observability.control_socket import ControlSocket
 from tenantry.observability.log_writer import STDERR
@@ -75,14 +75,18 @@ class Host:
         settings: the host's settings.
         on_request_end: called with the record of each request that has ended, including requests
             that admission refused before a thread ran them.
+        is_inspecting: whether a command inspects tenants, so that builds run no migrations.
     """
 
     def __init__(
         self,
         settings: HostSettings,
         on_request_end: OnRequestEnd | None = None,
+        *,
+        is_inspecting: bool = False,
     ) -> None:
         self.settings = settings
+        self._is_inspecting = is_inspecting
         self._on_request_end = on_request_end
         self._lock = threading.Lock()  # protects the start of the host, and the control socket
         # Process IDs at the start of the host and of the control socket.
@@ -340,8 +344,10 @@ class Host:
         )
         try:
             with secret_scope(app.config):
-                if is_migrating:
+                if is_migrating and not self._is_inspecting:
                     upgrade_default_database(app)
+                else:
+                    forbid_upgrades(app)
                 check_app(app)
         except BaseException:
             close_app(app)
@@ -394,7 +400,7 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     is_quiet = not is_serving and settings.log_level == "info"
     configure_logging(settings.log_format, "warning" if is_quiet else settings.log_level)
     if not is_serving or settings.log_level not in {"debug", "info"}:
-        return Host(settings)
+        return Host(settings, is_inspecting=not is_serving)
     return Host(settings, AccessLog(settings.log_format))
 
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import event, text
 from werkzeug.test import Client
 
+from commands import Tenantry
 from postgres import Postgres
 from servers import wait_until
 from shops import WriteShop, first, second, write_shop_fixture
@@ -28,6 +29,7 @@ from tenantry.migrations.runner import migration_target
 from tenantry.migrations.version_table import VERSIONS_QUERY
 from tenantry.observability.control_socket import WorkerStatus
 from tenantry.settings import HostSettings
+from tenantry.tenants.model import Tenant
 
 __all__ = ["write_shop_fixture"]
 
@@ -191,6 +193,7 @@ def test_a_database_behind_the_code_is_read_once_a_second(
     engine = database_of(app).engine
     reads: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *args: reads.append(args[2]))
+    engine.connect().close()  # creates the file
     counts = []
     for now in (100.0, 100.9, 101.1):
         clock[0] = now
@@ -350,3 +353,67 @@ def test_a_file_that_is_not_a_database_is_down(
     database_of(app).close()
 
     assert guard.problem.startswith("down: DatabaseError: file is not a database")
+
+
+@pytest.mark.live
+def test_a_build_leaves_a_journal_for_a_downgrade(
+    write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings
+) -> None:
+    """`tenantry db downgrade` undoes the host's own upgrades, of all tenants at once.
+
+    The next build does not upgrade a downgraded database again; `tenantry db upgrade` does.
+    """
+
+    def serve() -> tuple[list[int], list[Tenant], str]:
+        host = Host(settings)
+        host.load()
+        client = Client(host)
+        codes = [client.get(f"/{name}/shop").status_code for name in ("acme", "globex")]
+        tenants = [mount.tenant for mount in host.router.mounts if mount.tenant is not None]
+        problem = host.status()[0].database
+        host.close()
+        return codes, tenants, problem
+
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=BOTH, SECRET_KEY=f"{name}-" * 12)
+    write_shop(first())
+    new = serve()[0]
+    write_shop(first(), second())
+    upgraded, tenants, _ = serve()
+    down = downgrade(tenants, settings.data_dir, None, FleetLimits(jobs=1))
+    behind, _, problem = serve()
+    again = upgrade(tenants, settings.data_dir, FleetLimits(jobs=1))
+
+    assert [[200, 200], [200, 200], [503, 503]] == [new, upgraded, behind]
+    assert [(2, "downgraded", {"shop_1"})] * 2 == [
+        (down.run, status.state, set(status.after)) for status in down.results
+    ]
+    assert problem.startswith("behind: the database is at shop_1, but the code needs shop_2; run:")
+    assert ["upgraded", "upgraded"] == [status.state for status in again.results]
+    assert [200, 200] == serve()[0]
+
+
+@pytest.mark.live
+def test_a_command_that_inspects_migrates_nothing(
+    write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings, tenantry: Tenantry
+) -> None:
+    """`tenantry get` and `audit` neither create nor upgrade a tenant's database."""
+    write_shop(first())
+    write_tenant("acme", BLUEPRINTS=BOTH)
+
+    answer = tenantry("get", "/acme/shop")
+    tenantry("audit", "acme")
+    created = [path.name for path in (settings.data_dir / "acme").glob("*.sqlite3*")]
+    host = Host(settings)
+    host.load()
+    served = Client(host).get("/acme/shop").status_code
+    host.close()
+    write_shop(first(), second())
+    later = tenantry("get", "/acme/shop")
+    with closing(sqlite3.connect(settings.data_dir / "acme/acme.sqlite3")) as connection:
+        versions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+
+    assert ("HTTP/1.1 503", 1) == (answer.out[:12], answer.code)
+    assert "until its database is upgraded" in answer.out
+    assert ([], 200) == (created, served)
+    assert ("HTTP/1.1 503", [("shop_1",)]) == (later.out[:12], versions)

@@ -29,6 +29,7 @@ from tenantry.database.options import NO_OPTIONS, driver_options, engine_options
 from tenantry.database.pool import BudgetPool
 from tenantry.database.pooler import is_pooled
 from tenantry.database.server_connector import ServerConnector
+from tenantry.database.url import is_in_memory
 from tenantry.errors import one_line
 
 BUSY_TIMEOUT_S = 5.0
@@ -130,12 +131,6 @@ def connect_arguments(
         defaults = SERVER_OPTIONS | {"application_name": f"tenantry {owner}"}
     defaults = {key: value for key, value in defaults.items() if key not in url.query}
     return defaults | driver_options(url, options)
-
-
-def is_in_memory(url: URL) -> bool:
-    """Whether a SQLite URL names a database in memory, and not a file."""
-    name = (url.database or "").removeprefix("file:")
-    return name in ("", ":memory:") or url.query.get("mode") == "memory"
 
 
 class _SqliteConnection(sqlite3.Connection):

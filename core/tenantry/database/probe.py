@@ -13,9 +13,9 @@ from sqlalchemy import URL, Connection, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from tenantry.database.engine import connect_arguments, is_in_memory
+from tenantry.database.engine import connect_arguments
 from tenantry.database.options import NO_OPTIONS, engine_options
-from tenantry.database.url import SCHEMA_QUERY, schema_problem
+from tenantry.database.url import SCHEMA_QUERY, is_in_memory, schema_problem
 from tenantry.errors import one_line
 
 _IDENTITY_QUERY = """

@@ -225,6 +225,12 @@ def _is_search_path(setting: str) -> bool:
     return setting.lower().replace("-", "_") == "search_path"
 
 
+def is_in_memory(url: "URL") -> bool:
+    """Whether a SQLite URL names a database in memory, and not a file."""
+    name = (url.database or "").removeprefix("file:")
+    return name in ("", ":memory:") or url.query.get("mode") == "memory"
+
+
 def default_database_url(data_dir: Path, name: str) -> str:
     """Return the URL of a tenant's default database: a SQLite file in the tenant's folder."""
     return f"sqlite:///{(data_dir / name / name).absolute()}.sqlite3"

@@ -6,7 +6,7 @@ next database. The journal records which databases have not been migrated yet.
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -112,6 +112,30 @@ def upgrade(
     return FleetReport(run, tuple(results.get(status.tenant, status) for status in statuses))
 
 
+def upgrade_for_host(target: MigrationTarget, data_dir: Path) -> MigrationStatus:
+    """Upgrade one database when the host builds its app, and record the upgrade in the journal.
+
+    Raises:
+        TenantryError: the journal cannot be used.
+    """
+    with Journal(data_dir) as journal, MigrationRunner() as runner:
+        database = _identity(target, data_dir)
+        run = _open_run(journal, [target], {target.tenant: database}, joins_finished=True)
+        return _upgrade(journal, run, runner, target, database)
+
+
+def last_step(target: MigrationTarget, data_dir: Path) -> Step | None:
+    """Return what the journal knows about a tenant's database, or None.
+
+    Raises:
+        TenantryError: the journal cannot be used.
+    """
+    if not journal_file(data_dir).exists():
+        return None
+    with Journal(data_dir) as journal:
+        return journal.last_step(target.tenant, _identity(target, data_dir))
+
+
 def _ignore(_: MigrationStatus) -> None:
     pass
 
@@ -129,13 +153,18 @@ def _identity(target: MigrationTarget, data_dir: Path) -> str:
 
 
 def _open_run(
-    journal: Journal, targets: Sequence[MigrationTarget], databases: dict[str, str]
+    journal: Journal,
+    targets: Sequence[MigrationTarget],
+    databases: dict[str, str],
+    *,
+    joins_finished: bool = False,
 ) -> int:
     branches = [branch for target in targets for branch in target.branches]
     return journal.open_run(
         heads={branch.endpoint: branch.heads for branch in branches},
         destinations={target.tenant: target.heads for target in targets},
         databases=databases,
+        joins_finished=joins_finished,
     )
 
 
@@ -198,7 +227,7 @@ def downgrade(
     Args:
         tenants: the tenants to downgrade.
         data_dir: the folder of the journal and of the default databases.
-        run: the number of the run. The default is the last run that changed a database.
+        run: the number of the run. The default is the last run that changed one of the databases.
         limits: concurrency and time limits of the run.
         on_status: called in the calling thread with each tenant's result, as soon as the result is
             known.
@@ -210,10 +239,10 @@ def downgrade(
     notify = on_status or _ignore
     if not journal_file(data_dir).exists():
         raise TenantryError(
-            f"no run to downgrade: no `tenantry db upgrade` has run with data folder {data_dir}."
+            f"no run to downgrade: no migration has run with data folder {data_dir}."
         )
     with Journal(data_dir) as journal:
-        run = _run_to_downgrade(journal, run)
+        run = _run_to_downgrade(journal, run, {tenant.name for tenant in tenants})
         if run is None:
             return FleetReport(None, ())
         steps = {step.tenant: step for step in journal.steps(run) if step.is_applied}
@@ -236,7 +265,9 @@ def downgrade(
     return FleetReport(run, tuple(sorted(results, key=lambda result: result.tenant)))
 
 
-def _run_to_downgrade(journal: Journal, requested: int | None) -> int | None:
+def _run_to_downgrade(
+    journal: Journal, requested: int | None, tenants: Collection[str]
+) -> int | None:
     """Return the requested run. If no run is requested, return the last run.
 
     Raises:
@@ -246,7 +277,7 @@ def _run_to_downgrade(journal: Journal, requested: int | None) -> int | None:
     if requested is not None and requested not in runs:
         numbers = ", ".join(map(str, runs)) or "none"
         raise TenantryError(f"no run {requested} to downgrade; runs: {numbers}.")
-    last, remaining = journal.last_applied()
+    last, remaining = journal.last_applied(tenants)
     if requested is None and last != remaining:
         rest = (
             ", and so are all earlier runs"

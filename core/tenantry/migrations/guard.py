@@ -4,10 +4,10 @@ While the database is behind the code, requests to endpoints with tables get 503
 is up to date, the guard sends no queries to the database. If a statement fails because a table or a
 column is missing, the guard reads the revisions of the database again.
 
-When a tenant's app is built, the guard upgrades the tenant's default database. Only `tenantry db`
-upgrades other databases. The journal does not record upgrades by the guard, so `tenantry db
-downgrade` does not undo them. If it did, the next build of the app would upgrade the database
-again.
+When the host builds a tenant's app, the guard upgrades the tenant's default database. Only
+`tenantry db` upgrades other databases. The journal records upgrades by the guard like all others,
+so `tenantry db downgrade` undoes them. The guard does not upgrade a database again that an operator
+has downgraded. Commands that inspect a tenant never upgrade its database.
 """
 
 import logging
@@ -24,9 +24,10 @@ from werkzeug.exceptions import HTTPException
 
 from tenantry.database.errors import DatabaseDownError
 from tenantry.database.session import Database, database_of, db
-from tenantry.database.url import default_database_url
+from tenantry.database.url import default_database_url, is_in_memory
 from tenantry.errors import TenantryError
 from tenantry.http.problem import ProblemResponse
+from tenantry.migrations.fleet_run import last_step, upgrade_for_host
 from tenantry.migrations.revisions import (
     RevisionStatus,
     compare,
@@ -34,12 +35,14 @@ from tenantry.migrations.revisions import (
     format_revisions,
     read_branches,
 )
-from tenantry.migrations.runner import MigrationRunner, MigrationTarget, migration_target
+from tenantry.migrations.runner import MigrationTarget, migration_target
 from tenantry.migrations.version_table import (
     VERSIONS_QUERY,
+    check_file_not_lost,
     describe_error,
     is_missing_table_or_column,
     read_versions_on,
+    sqlite_file_exists,
 )
 from tenantry.tenants.model import Tenant
 
@@ -60,7 +63,7 @@ database."""
 
 DATABASE_BEHIND = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
-    "The database of this application is being upgraded; try again later.",
+    "This application is not available until its database is upgraded; try again later.",
     retry_after_s=5,
 )
 
@@ -98,6 +101,7 @@ class MigrationGuard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_default = is_default
+        """Whether this is the default database, which `upgrade` upgrades."""
         self.is_open = False
         """Whether requests may reach endpoints with tables.
 
@@ -164,7 +168,7 @@ class MigrationGuard:
     def check(self) -> bool:
         """Read the revisions if a check is due, and return whether the guard is open.
 
-        The first check of a default database upgrades the database.
+        Unless `forbid_upgrade` was called, the first check of a default database upgrades it.
 
         Raises:
             DatabaseDownError: the database does not respond.
@@ -183,7 +187,7 @@ class MigrationGuard:
     def _check(self) -> None:
         status = self._read_status()
         self._next_check = self._clock() + RECHECK_S
-        if status.state == "behind" and self._may_upgrade:
+        if status.state == "behind" and self._may_upgrade and not self._is_downgraded():
             self._upgrade()
             return
         self._may_upgrade = False  # the guard must not undo a later downgrade
@@ -197,8 +201,14 @@ class MigrationGuard:
         self.problem = problem
 
     def _read_status(self) -> RevisionStatus:
+        engine = self._observe_engine()
         try:
-            with self._observe_engine().connect() as connection:
+            if engine.dialect.name == "sqlite" and not sqlite_file_exists(engine.url):
+                # Connecting would create an empty file.
+                check_file_not_lost(engine.url)
+                if not is_in_memory(engine.url):
+                    return compare(self._target.branches, ())
+            with engine.connect() as connection:
                 return compare(self._target.branches, read_versions_on(connection))
         except HTTPException as error:
             self.problem = self._describe_down(error.__cause__ or error)
@@ -255,16 +265,36 @@ class MigrationGuard:
             f"{self._target.tenant}."
         )
 
+    def forbid_upgrade(self) -> None:
+        """Upgrade nothing, because a command only inspects the tenant."""
+        with self._lock:
+            self._may_upgrade = False
+
+    def _is_downgraded(self) -> bool:
+        """Whether an operator has downgraded the database from the revisions of this code."""
+        data_dir = self._target.data_dir
+        try:
+            step = None if data_dir is None else last_step(self._target, data_dir)
+        except TenantryError:  # the upgrade reports why the journal cannot be used
+            return False
+        return step is not None and step.state == "downgraded" and step.after == self._target.heads
+
     def _upgrade(self) -> None:
         """Upgrade a default database in a child process."""
         self._may_upgrade = False
-        with MigrationRunner() as runner:
-            result = runner.upgrade(self._target)
+        data_dir = self._target.data_dir
+        if data_dir is None:
+            return
+        try:
+            result = upgrade_for_host(self._target, data_dir)
+            reason = result.reason
+            self.is_open = result.state in ("upgraded", "at head")
+        except TenantryError as error:  # the journal cannot be used
+            reason = str(error)
         self._next_check = self._clock() + RECHECK_S
-        self.is_open = result.state in ("migrated", "unchanged")
-        self._upgrade_failure = result.reason
-        self.problem = "" if self.is_open else f"behind: {result.reason}"
-        extra = {"tenant": self._target.tenant, "reason": result.reason}
+        self._upgrade_failure = reason
+        self.problem = "" if self.is_open else f"behind: {reason}"
+        extra = {"tenant": self._target.tenant, "reason": reason}
         if self.is_open:
             _logger.info("database.upgraded", extra=extra)
         else:
@@ -305,6 +335,13 @@ def upgrade_default_database(app: Flask) -> None:
     if guard is not None and guard.is_default:
         with suppress(DatabaseDownError):
             guard.check()
+
+
+def forbid_upgrades(app: Flask) -> None:
+    """Keep requests to an app from upgrading its default database."""
+    guard: MigrationGuard | None = app.extensions.get(_EXTENSION)
+    if guard is not None:
+        guard.forbid_upgrade()
 
 
 def database_problem(app: object) -> str:

@@ -1,4 +1,4 @@
-"""Records in a journal how each fleet run changes the tenants' databases.
+"""Records in a journal how each run changes the tenants' databases, whatever started it.
 
 The journal is a SQLite file in the data folder. Before a database is changed, the journal records
 the revisions of the database, and that its step is running. Therefore, the journal is correct even
@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from tenantry.errors import TenantryError
 
@@ -51,6 +51,9 @@ CREATE TABLE IF NOT EXISTS step (
     PRIMARY KEY (run, tenant)
 ) WITHOUT ROWID;
 """
+
+
+_STEP_COLUMNS = "run, tenant, state, before, database, after, reason"
 
 
 class JournalError(TenantryError):
@@ -131,6 +134,8 @@ class Journal:
         heads: Mapping[str, Collection[str]],
         destinations: Mapping[str, Collection[str]],
         databases: Mapping[str, str],
+        *,
+        joins_finished: bool = False,
     ) -> int:
         """Continue or start a run that upgrades the given tenants, and return its number.
 
@@ -142,10 +147,15 @@ class Journal:
             heads: maps each endpoint to the heads of its code.
             destinations: maps each tenant to the revisions to which its database is upgraded.
             databases: maps each tenant to the identity of its database.
+            joins_finished: whether the last run can continue although it is finished. The host
+                upgrades one database at a time; in this way, its upgrades to the same heads are one
+                run, which `tenantry db downgrade` undoes at once.
         """
         sorted_heads = {name: sorted(heads[name]) for name in heads}
         with self._transaction() as connection:
-            run = _unfinished_run(connection, sorted_heads, databases)
+            run = _run_to_continue(
+                connection, sorted_heads, databases, joins_finished=joins_finished
+            )
             if run is None:
                 row = connection.execute(
                     "INSERT INTO run (heads, started) VALUES (?, ?) RETURNING id",
@@ -239,36 +249,40 @@ class Journal:
             rows = connection.execute("SELECT id FROM run ORDER BY id DESC").fetchall()
         return [int(run) for (run,) in rows]
 
-    def last_applied(self) -> tuple[int | None, int | None]:
-        """Return the last run that changed a database, and the last run that can be downgraded."""
+    def last_applied(self, tenants: Collection[str]) -> tuple[int | None, int | None]:
+        """Return the last run that changed a database of the given tenants.
+
+        The second value is the last such run that can be downgraded.
+        """
+        with self._exclusive() as connection:
+            rows = connection.execute(
+                "SELECT tenant, max(run), max(CASE WHEN state != 'downgraded' THEN run END) "
+                "FROM step WHERE state IN ('done', 'downgraded') OR "
+                "(before IS NOT NULL AND state IN ('pending', 'running')) GROUP BY tenant"
+            ).fetchall()
+        chosen = [row for row in rows if row[0] in tenants]
+        changed = [int(run) for _, run, _ in chosen]
+        remaining = [int(run) for _, _, run in chosen if run is not None]
+        return max(changed, default=None), max(remaining, default=None)
+
+    def last_step(self, tenant: str, database: str) -> Step | None:
+        """Return the newest step of a tenant's database, or None if there is none."""
         with self._exclusive() as connection:
             row = connection.execute(
-                "SELECT max(run), max(CASE WHEN state != 'downgraded' THEN run END) FROM step "
-                "WHERE state IN ('done', 'downgraded') OR "
-                "(before IS NOT NULL AND state IN ('pending', 'running'))"
+                f"SELECT {_STEP_COLUMNS} FROM step WHERE tenant = ? AND "  # noqa: S608 - constant
+                "coalesce(database, ?) = ? ORDER BY run DESC LIMIT 1",
+                (tenant, database, database),
             ).fetchone()
-        return row[0], row[1]
+        return None if row is None else _step(row)
 
     def steps(self, run: int) -> list[Step]:
         """Return the steps of a run, sorted by tenant."""
         with self._exclusive() as connection:
             rows = connection.execute(
-                "SELECT run, tenant, state, before, database, after, reason FROM step "
-                "WHERE run = ? ORDER BY tenant",
+                f"SELECT {_STEP_COLUMNS} FROM step WHERE run = ? ORDER BY tenant",  # noqa: S608 - constant
                 (run,),
             ).fetchall()
-        return [
-            Step(
-                run=row[0],
-                tenant=row[1],
-                state=row[2],
-                before=None if row[3] is None else _load(row[3]),
-                database=row[4],
-                after=_load(row[5]),
-                reason=row[6],
-            )
-            for row in rows
-        ]
+        return [_step(row) for row in rows]
 
     def _execute(self, statement: str, values: tuple[object, ...]) -> None:
         with self._exclusive() as connection:
@@ -296,8 +310,12 @@ class Journal:
                 raise self._journal_error(error) from error
 
 
-def _unfinished_run(
-    connection: sqlite3.Connection, heads: Mapping[str, list[str]], databases: Mapping[str, str]
+def _run_to_continue(
+    connection: sqlite3.Connection,
+    heads: Mapping[str, list[str]],
+    databases: Mapping[str, str],
+    *,
+    joins_finished: bool,
 ) -> int | None:
     """Return the last run if it can continue, after adding new endpoints to the run."""
     row = connection.execute("SELECT id, heads FROM run ORDER BY id DESC LIMIT 1").fetchone()
@@ -312,12 +330,24 @@ def _unfinished_run(
             # The record of the tenant's former database must not be overwritten.
             return None
     has_same_heads = all(heads_of_run.get(name, ids) == ids for name, ids in heads.items())
-    is_unfinished = bool(states & {"pending", "running", "failed"})
-    if not has_same_heads or not is_unfinished or "downgraded" in states:
+    can_join = joins_finished or bool(states & {"pending", "running", "failed"})
+    if not has_same_heads or not can_join or "downgraded" in states:
         return None
     text = json.dumps(heads_of_run | dict(heads))
     connection.execute("UPDATE run SET heads = ? WHERE id = ?", (text, run))
     return run
+
+
+def _step(row: tuple[Any, ...]) -> Step:
+    return Step(
+        run=row[0],
+        tenant=row[1],
+        state=row[2],
+        before=None if row[3] is None else _load(row[3]),
+        database=row[4],
+        after=_load(row[5]),
+        reason=row[6],
+    )
 
 
 def _dump(revisions: Collection[str]) -> str:

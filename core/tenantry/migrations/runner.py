@@ -50,6 +50,8 @@ class MigrationTarget:
     """The revisions to upgrade to, or None for the heads of the code."""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The tenant's `DATABASE_OPTIONS`."""
+    data_dir: Path | None = None
+    """The folder of the journal, or None if the journal does not record the migration."""
 
     @property
     def heads(self) -> frozenset[str]:
@@ -72,7 +74,9 @@ def migration_target(
         path = Path(parsed.database.removeprefix("file:"))
         folder = path.parent if path.parent == data_dir / tenant else None
         lock_file = path.with_name(f"{path.name}.migrating")
-    return MigrationTarget(tenant, url, branches, lock_file, folder, options=options)
+    return MigrationTarget(
+        tenant, url, branches, lock_file, folder, options=options, data_dir=data_dir
+    )
 
 
 @dataclass(frozen=True)
