@@ -13,6 +13,7 @@ from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.output import count, examples, json_option, print_json
 from tenantry.database.url import plain_file
 from tenantry.errors import Problem, UnknownTenantError
+from tenantry.migrations.trial import find_migration_problems
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.cookie_names import find_lost_cookies
@@ -96,6 +97,12 @@ def find_problems(
         for key, text in find_lost_cookies(tenant.config())
     ]
     problems += find_database_problems(tenants, settings.data_dir)
+    problems += [
+        (tenant.name, problem)
+        for tenant, problem in find_migration_problems(
+            tenants, settings.data_dir, is_foreseeing=True
+        )
+    ]
     problems += [("", problem) for problem in find_debug_switch()]
     return sorted(problems, key=lambda pair: pair[0])
 

@@ -7,6 +7,7 @@ import click
 from tenantry.app.trial_build import find_build_problems
 from tenantry.cli.output import count, examples
 from tenantry.errors import TenantryError
+from tenantry.migrations.trial import find_migration_problems
 from tenantry.observability.control_socket import WorkerStatus
 from tenantry.server.rolling_restart import check_new_code, replace_workers, running_workers
 from tenantry.settings import HostSettings, read_settings
@@ -64,6 +65,8 @@ def _find_lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) 
     ]
     built = find_build_problems(catalogue.tenants, settings.data_dir, only_endpoints=True)
     found += [(tenant.name, problem) for tenant, problem in built]
+    migrated = find_migration_problems(catalogue.tenants, settings.data_dir)
+    found += [(tenant.name, problem) for tenant, problem in migrated]
     serving = {
         mount["name"]
         for worker in workers

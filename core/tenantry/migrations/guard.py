@@ -259,6 +259,8 @@ class MigrationGuard:
             return f"ahead: {describe_unknown(status)}"
         if self._upgrade_failure:
             return f"behind: {self._upgrade_failure}"
+        if failure := self._recorded_failure():
+            return f"behind: the last upgrade failed: {failure}"
         return (
             f"behind: the database is at {format_revisions(status.current)}, but the code needs "
             f"{format_revisions(status.heads)}; run: tenantry db upgrade --tenant "
@@ -278,6 +280,16 @@ class MigrationGuard:
         except TenantryError:  # the upgrade reports why the journal cannot be used
             return False
         return step is not None and step.state == "downgraded" and step.after == self._target.heads
+
+    def _recorded_failure(self) -> str:
+        """Return why the last upgrade of the database failed, or "" if it did not."""
+        data_dir = self._target.data_dir
+        try:
+            step = None if data_dir is None else last_step(self._target, data_dir)
+        except TenantryError as error:
+            return str(error)
+        is_same = step is not None and step.after == self._target.heads
+        return step.reason if step is not None and is_same and step.state == "failed" else ""
 
     def _upgrade(self) -> None:
         """Upgrade a default database in a child process."""

@@ -25,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from tenantry.database.options import command_options
+from tenantry.migrations.foresight import PostgresForesight
 from tenantry.migrations.locks import lift_timeouts, migration_lock
 from tenantry.migrations.process import MigrationReply, MigrationRequest, OnStart
 from tenantry.migrations.revisions import (
@@ -83,6 +84,8 @@ def migrate(
             return MigrationReply("unchanged", sorted(status.current))
         on_start(status.current)
         commits = _CommitCounter(connection, on_commit)
+        foresight = PostgresForesight(connection) if request.is_foreseeing else None
+        refusals = [] if foresight is None else foresight.refusals
         try:
             script = _script_directory(tuple(branch.folder for branch in branches))
             _run_alembic(connection, script, versions, list(_steps(script, status, request)))
@@ -90,8 +93,10 @@ def migrate(
             commits_total = commits.count - (1 if _is_rejected_commit(error) else 0)
             is_rolled_back = connection.dialect.name in TRANSACTIONAL_ENGINES and commits_total == 0
             reason = _describe_failure(error)
-            return MigrationReply("failed", reason=reason, is_rolled_back=is_rolled_back)
-        return MigrationReply("migrated", sorted(destination))
+            return MigrationReply(
+                "failed", reason=reason, is_rolled_back=is_rolled_back, refusals=refusals
+            )
+        return MigrationReply("migrated", sorted(destination), refusals=refusals)
 
 
 def _refusal(status: RevisionStatus, request: MigrationRequest) -> MigrationReply | None:

@@ -38,6 +38,8 @@ class MigrationRequest:
     """For a downgrade, the revisions at which the database must be; None for an upgrade."""
     options: dict[str, Any] = field(default_factory=dict)
     """The tenant's `DATABASE_OPTIONS`."""
+    is_foreseeing: bool = False
+    """Whether to collect what PostgreSQL would refuse."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class MigrationReply:
     reason: str = ""
     is_rolled_back: bool = False
     """Whether the engine has rolled back all changes of a failed migration."""
+    refusals: list[str] = field(default_factory=list)
+    """What PostgreSQL would refuse, if the request is foreseeing."""
 
 
 class ProcessEndedError(Exception):

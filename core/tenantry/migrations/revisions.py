@@ -17,6 +17,9 @@ from tenantry.endpoints.finding import available_endpoints, find_endpoint
 from tenantry.endpoints.private_modules import folders_of
 from tenantry.errors import EndpointError
 
+REVISION_CHARS = 32
+"""Maximum length of a revision ID: Alembic's column `version_num` is a VARCHAR(32)."""
+
 RevisionState = Literal["at head", "behind", "ahead"]
 
 # matches the files that Alembic loads
@@ -117,9 +120,32 @@ def _may_belong(revision: str, branch: Branch) -> bool:
 
     If all known revisions of the endpoint begin with its name, a newer revision does, too.
     """
-    name = branch.endpoint.rpartition(".")[2]
-    has_name = re.compile(rf"{re.escape(name)}(?![a-zA-Z])").match
+    has_name = _name_pattern(branch.endpoint).match
     return bool(has_name(revision)) or not all(has_name(known) for known in branch.revisions)
+
+
+def revision_problems(branch: Branch) -> list[str]:
+    """Return the problems of an endpoint's revision IDs, with which SQLite has no trouble."""
+    has_name = _name_pattern(branch.endpoint)
+    name = branch.endpoint.rpartition(".")[2]
+    problems = []
+    for revision in sorted(branch.revisions):
+        where = f"endpoint {branch.endpoint!r}: the revision {revision!r}"
+        if len(revision) > REVISION_CHARS:
+            problems.append(
+                f"{where} has {len(revision)} characters; PostgreSQL stores at most "
+                f"{REVISION_CHARS}: shorten the id."
+            )
+        if not has_name.match(revision):
+            problems.append(
+                f"{where} does not begin with the endpoint's name, so that another endpoint could "
+                f"have the same id: use an id like {name + '_0001'!r}."
+            )
+    return problems
+
+
+def _name_pattern(endpoint: str) -> re.Pattern[str]:
+    return re.compile(rf"{re.escape(endpoint.rpartition('.')[2])}(?![a-zA-Z])")
 
 
 def format_revisions(revisions: Collection[str]) -> str:

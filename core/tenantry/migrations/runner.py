@@ -5,7 +5,7 @@ Even if a migration ends or blocks the child process, the runner returns a resul
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,6 +52,8 @@ class MigrationTarget:
     """The tenant's `DATABASE_OPTIONS`."""
     data_dir: Path | None = None
     """The folder of the journal, or None if the journal does not record the migration."""
+    is_foreseeing: bool = False
+    """Whether to collect what PostgreSQL would refuse."""
 
     @property
     def heads(self) -> frozenset[str]:
@@ -88,6 +90,8 @@ class MigrationResult:
     """The revisions of the database before the migration, or None if they are unknown."""
     after: frozenset[str] | None = None
     reason: str = ""
+    refusals: tuple[str, ...] = ()
+    """What PostgreSQL would refuse, if the target is foreseeing."""
 
 
 @dataclass
@@ -164,6 +168,7 @@ class MigrationRunner:
         request = MigrationRequest(
             url=target.url,
             options=dict(target.options),
+            is_foreseeing=target.is_foreseeing,
             endpoints=[branch.endpoint for branch in target.branches],
             lock_file=str(target.lock_file),
             lock_timeout_s=self._lock_timeout_s,
@@ -184,7 +189,8 @@ class MigrationRunner:
         except BaseException:
             self._close_process()  # the child process is still waiting for an answer to `started`
             raise
-        return _result(target, destination, progress.before, reply)
+        result = _result(target, destination, progress.before, reply)
+        return replace(result, refusals=tuple(reply.refusals))
 
     def _exchange(
         self, request: MigrationRequest, progress: _Progress, on_start: OnStart | None
