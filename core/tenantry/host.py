@@ -75,7 +75,8 @@ class Host:
         settings: the host's settings.
         on_request_end: called with the record of each request that has ended, including requests
             that admission refused before a thread ran them.
-        is_inspecting: whether a command inspects tenants, so that builds run no migrations.
+        is_inspecting: whether a command inspects tenants, so that builds run no migrations,
+            and tenant files create no secrets.
     """
 
     def __init__(
@@ -265,7 +266,10 @@ class Host:
 
     def _new_follower(self) -> Follower:
         folder = TenantsFolder(self.settings.tenants_dir, self.settings.only)
-        return Follower(folder, self.settings, self.router, self.build)
+        follower = Follower(folder, self.settings, self.router, self.build)
+        if self._is_inspecting:
+            follower.throw_secrets_away()
+        return follower
 
     def _start_background(self) -> None:
         """Start the background threads of the host, which run until `close`."""

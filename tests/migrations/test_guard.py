@@ -417,3 +417,30 @@ def test_a_command_that_inspects_migrates_nothing(
     assert "until its database is upgraded" in answer.out
     assert ([], 200) == (created, served)
     assert ("HTTP/1.1 503", [("shop_1",)]) == (later.out[:12], versions)
+
+
+@pytest.mark.live
+def test_list_shows_why_the_last_upgrade_failed(
+    write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client, postgres_url: str
+) -> None:
+    """After `tenantry db upgrade` has failed, `tenantry list` gives the reason, until it succeeds.
+
+    The client is not told that an upgrade is going on.
+    """
+    write_shop(first(), second("1 / 0"))
+    write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=postgres_url)
+    host.load()
+    tenants = [mount.tenant for mount in host.router.mounts if mount.tenant is not None]
+    upgrade(tenants, host.settings.data_dir, FleetLimits(jobs=1))
+
+    answer = client.get("/acme/shop")
+    reason = host.status()[0].database
+    write_shop(first(), second())
+    upgrade(tenants, host.settings.data_dir, FleetLimits(jobs=1))
+    wait_until(lambda: client.get("/acme/shop").status_code == 200)
+
+    assert (503, True) == (
+        answer.status_code, "not available until its database is upgraded" in answer.text
+    )  # fmt: skip
+    assert reason.startswith("behind: the last upgrade failed: ZeroDivisionError: division by zero")
+    assert "" == host.status()[0].database

@@ -119,16 +119,31 @@ def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) 
 
 
 def test_a_secret_is_created_in_the_hosts_data_folder(
-    loader: Loader, write_tenant: WriteTenant, data_dir: Path
+    write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """In a tenant file, `secret(create=True)` writes to the host's data folder."""
+    """In a host, `secret(create=True)` in a tenant file writes to the host's data folder."""
     path = write_tenant(
         "acme", "from tenantry import secret\nA = secret('ACME_KEY', create=True)\n"
     )
 
-    values = loader.load(path).values
+    with Loader(data_dir=data_dir, creates_secrets=True) as loader:
+        values = loader.load(path).values
 
     assert {"A": (data_dir / "secrets/ACME_KEY").read_text().strip()} == values
+
+
+def test_a_command_that_inspects_gets_a_secret_to_throw_away(
+    loader: Loader, write_tenant: WriteTenant, data_dir: Path
+) -> None:
+    """A missing secret is the same for all files of a command, and is not written."""
+    text = "from tenantry import secret\nA = secret('{}', create=True)\n"
+    values = [
+        loader.load(write_tenant(name, text.format(key))).values["A"]
+        for name, key in (("acme", "ONE"), ("globex", "ONE"), ("initech", "OTHER"))
+    ]
+
+    assert (64, True, False) == (len(values[0]), values[0] == values[1], values[0] == values[2])
+    assert not (data_dir / "secrets").exists()
 
 
 @pytest.mark.parametrize(

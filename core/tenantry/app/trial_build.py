@@ -13,11 +13,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
+from pydantic import SecretStr
+
+from tenantry.database.url import default_database_url
 from tenantry.errors import Problem
 from tenantry.python_process import describe_exit, python_command
 from tenantry.tenants.loader_child import write_frame
@@ -115,13 +119,30 @@ def _problems(
 def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure | Routes]:
     """Return the result of each tenant's trial build, in the order of `tenants`."""
     results: list[TrialFailure | Routes] = []
-    while len(results) < len(tenants):
-        with _Child(tenants[len(results) :], data_dir) as child:
-            if not child.is_ready():
-                failure = TrialFailure("the process for trial builds does not start")
-                return results + [failure] * (len(tenants) - len(results))
-            results += child.results()
+    with throw_away_folder() as folder:
+        trials = [moved(tenant, data_dir, folder) for tenant in tenants]
+        while len(results) < len(trials):
+            with _Child(trials[len(results) :], folder) as child:
+                if not child.is_ready():
+                    failure = TrialFailure("the process for trial builds does not start")
+                    return results + [failure] * (len(trials) - len(results))
+                results += child.results()
     return results
+
+
+@contextmanager
+def throw_away_folder() -> Iterator[Path]:
+    """Yield a data folder for builds that change nothing, and remove it after the `with` block."""
+    with TemporaryDirectory(prefix="tenantry-trial-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def moved(tenant: Tenant, data_dir: Path, folder: Path) -> Tenant:
+    """Return a copy of a tenant whose default database is in another data folder."""
+    if tenant.database_uri.get_secret_value() != default_database_url(data_dir, tenant.name):
+        return tenant
+    uri = SecretStr(default_database_url(folder, tenant.name))
+    return tenant.model_copy(update={"database_uri": uri})
 
 
 class _Child:

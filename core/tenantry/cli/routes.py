@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from tenantry.app.factory import close_app, create_app
+from tenantry.app.trial_build import moved, throw_away_folder
 from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import load_tenant
@@ -33,16 +34,17 @@ def list_routes(settings: HostSettings, tenant: Tenant) -> list[dict[str, Any]]:
 
     Return a row for each URL rule, in the order of the rules.
     """
-    app = create_app(tenant, data_dir=settings.data_dir)
-    try:
-        rows: list[dict[str, Any]] = [
-            {
-                "rule": f"{tenant.url_prefix}{rule.rule}",
-                "methods": sorted(rule.methods or ()),
-                "endpoint": rule.endpoint,
-            }
-            for rule in app.url_map.iter_rules()
-        ]
-    finally:
-        close_app(app)
+    with throw_away_folder() as folder:
+        app = create_app(moved(tenant, settings.data_dir, folder), data_dir=folder)
+        try:
+            rows: list[dict[str, Any]] = [
+                {
+                    "rule": f"{tenant.url_prefix}{rule.rule}",
+                    "methods": sorted(rule.methods or ()),
+                    "endpoint": rule.endpoint,
+                }
+                for rule in app.url_map.iter_rules()
+            ]
+        finally:
+            close_app(app)
     return sorted(rows, key=lambda row: (str(row["rule"]), str(row["endpoint"])))

@@ -33,7 +33,7 @@ def command(name: str, args: tuple[str, ...]) -> None:
     and client keys. The development server serves the tenant at / and at the tenant's URL prefix.
     """
     settings = read_settings()
-    tenant = load_tenant(settings, name)[0]
+    tenant = load_tenant(settings, name, creates_secrets=True)[0]
     with ExitStack() as apps:
 
         def create() -> Flask:

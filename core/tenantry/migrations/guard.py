@@ -123,6 +123,7 @@ class MigrationGuard:
         self._may_upgrade = is_default
         self._next_check = 0.0
         self._upgrade_failure = ""
+        self._was_at_head = False
         self._observed_engine: Engine | None = None
 
     def install(self, app: Flask) -> None:
@@ -194,6 +195,7 @@ class MigrationGuard:
         self.is_open = status.state != "behind"
         if self.is_open:
             self._upgrade_failure = ""
+            self._was_at_head = True
         problem = self._describe(status)
         if problem and problem != self.problem:
             extra = {"tenant": self._target.tenant, "reason": problem}
@@ -259,7 +261,8 @@ class MigrationGuard:
             return f"ahead: {describe_unknown(status)}"
         if self._upgrade_failure:
             return f"behind: {self._upgrade_failure}"
-        if failure := self._recorded_failure():
+        # A failure in the journal is old if the database has been at its head since then.
+        if not self._was_at_head and (failure := self._recorded_failure()):
             return f"behind: the last upgrade failed: {failure}"
         return (
             f"behind: the database is at {format_revisions(status.current)}, but the code needs "

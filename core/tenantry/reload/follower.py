@@ -195,6 +195,10 @@ class Follower:
         self._is_stopping = True
         self._woken.set()
 
+    def throw_secrets_away(self) -> None:
+        """Let no tenant file create a secret, because a command only inspects the tenants."""
+        self._workers.creates_secrets = False
+
     def close(self) -> None:
         """Stop the worker threads and close every instance, even those in use. Idempotent.
 

@@ -82,6 +82,8 @@ class ReloadWorkers:
         self._builders = WorkerPool("tenantry-builder", MAX_BUILDS)
         self._validating = 0
         self._is_closed = False
+        self.creates_secrets = True
+        """Whether tenant files may create secrets."""
 
     @property
     def validating(self) -> int:
@@ -186,7 +188,7 @@ class ReloadWorkers:
         try:
             loader = self._idle_loaders.get_nowait()
         except Empty:
-            loader = Loader(data_dir=self._data_dir)
+            loader = Loader(data_dir=self._data_dir, creates_secrets=self.creates_secrets)
         try:
             if not content.digest:
                 content = read_content(content.path)

@@ -99,15 +99,22 @@ def _without_taken_prefix(rejected: RejectedTenant, accepted: AcceptedTenants) -
     return replace(rejected, prefix=None)
 
 
-def load_tenant(settings: HostSettings, name: str) -> tuple[Tenant, LoadedFile]:
+def load_tenant(
+    settings: HostSettings, name: str, *, creates_secrets: bool = False
+) -> tuple[Tenant, LoadedFile]:
     """Return one tenant, enabled or disabled, and the values that the tenant file sets.
+
+    Args:
+        settings: the host's settings.
+        name: the tenant's name.
+        creates_secrets: whether the file may create secrets, because the tenant is going to run.
 
     Raises:
         UnknownTenantError: the tenant has no file.
         TenantFileError: the tenant file is rejected.
     """
     check_tenant_exists(settings, name)
-    with Loader(data_dir=settings.data_dir) as loader:
+    with Loader(data_dir=settings.data_dir, creates_secrets=creates_secrets) as loader:
         loaded = load_content(read_content(settings.tenants_dir / f"{name}.py"), loader)
     return validate_loaded(loaded, settings.data_dir), loaded
 

@@ -19,6 +19,7 @@ from tenantry.python_process import describe_exit, library_path, python_executab
 from tenantry.tenants.file import content_digest, display_path, printable, read_tenant_file
 from tenantry.tenants.loader_child import read_frame, write_frame
 from tenantry.tenants.plain_data import untag
+from tenantry.tenants.secrets import NEW_SECRET_BYTES, THROW_AWAY
 
 RUN_TIMEOUT_S = 5.0
 """Time limit in seconds for running a tenant file. A typical file takes 1 ms. Importing a large
@@ -66,9 +67,22 @@ class Loader:
 
     The loader process can run any number of tenant files, one after another. A file that kills or
     blocks the loader process is rejected, and the next file gets a new loader process.
+
+    Args:
+        timeout_s: seconds that a file can run.
+        data_dir: the host's data folder, which contains secrets.
+        creates_secrets: whether `secret("…", create=True)` creates a missing secret. Otherwise, the
+            file gets a value that is thrown away, because commands that inspect change nothing.
     """
 
-    def __init__(self, *, timeout_s: float = RUN_TIMEOUT_S, data_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float = RUN_TIMEOUT_S,
+        data_dir: Path | None = None,
+        creates_secrets: bool = False,
+    ) -> None:
+        self._creates_secrets = creates_secrets
         self._timeout_s = timeout_s
         self._data_dir = data_dir
         self._process: subprocess.Popen[bytes] | None = None
@@ -154,6 +168,8 @@ class Loader:
         environ = dict(os.environ)
         if self._data_dir is not None:
             environ["TENANTRY_DATA_DIR"] = str(self._data_dir.absolute())
+        if not self._creates_secrets:
+            environ[THROW_AWAY] = os.urandom(NEW_SECRET_BYTES).hex()
         process = subprocess.Popen(  # noqa: S603 - our own file
             [python_executable(), "-I", "-B", str(_CHILD)],
             stdin=subprocess.PIPE,
