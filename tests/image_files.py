@@ -1,5 +1,7 @@
 """Creates image files for tests. The images show noise, which does not compress well."""
 
+import struct
+import zlib
 from io import BytesIO
 
 from PIL import Image
@@ -23,3 +25,22 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(rows: bytes, *chunks: bytes, depth: int = 8, color: int = 0, width: int = 2) -> bytes:
+    """Return a PNG of one row, whose bytes are given, with additional chunks before the pixels."""
+    header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + rows))
+    parts = (chunk(b"IHDR", header), *chunks, pixels, chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def with_webp_chunks(data: bytes, *chunks: bytes) -> bytes:
+    """Return a WebP with additional chunks at its end."""
+    body = data[8:] + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body

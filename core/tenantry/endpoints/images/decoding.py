@@ -1,40 +1,32 @@
 """Inspects image files and creates thumbnails, within a memory budget.
 
-The media type and the file name from the client are not trusted. The number of pixels is checked
-before an image is decoded. Every upload is decoded once, so every stored image can be displayed.
-
-This module calls Pillow's plugins directly. `Image.open` depends on process-wide settings, and only
-warns about some images that must be rejected.
+The media type and the file name from the client are not trusted. The structure and the number of
+pixels are checked before an image is decoded. For every upload, a small thumbnail is made, so every
+stored image can be displayed.
 """
 
 import mmap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
-from math import prod
 from pathlib import Path
 
-from PIL import Image, ImageOps
-from PIL.ImageFile import ImageFile
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from tenantry.files.memory_budget import MemoryBudget
 
+from .bounds import FILE_COPIES
+from .contents import ImageContents
 from .errors import BrokenImageError, BusyError, ImageError, WrongTypeError
-from .formats import (
-    MAX_PIXELS,
-    WEBP_PIXEL_BYTES,
-    Format,
-    check_size,
-    format_of,
-    pixel_bytes,
-    webp_size,
-)
+from .formats import Format, format_of
+from .showing import encode, shrink
 
 THUMBNAIL_PX = range(16, 1025)
 """Allowed lengths of a thumbnail's longer side, in pixels."""
+
+THUMBNAIL_VERSION = 2
+"""Part of a thumbnail's ETag. It changes when the same image gets another thumbnail."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +43,19 @@ def inspect_image(path: Path, memory: MemoryBudget) -> Inspection:
 
     Raises:
         WrongTypeError: the file is not a JPEG, PNG, WebP or GIF.
-        BrokenImageError: the image is truncated, damaged, or too large to decode.
+        BrokenImageError: the image is truncated, damaged, or exceeds a bound.
         BusyError: other images use all memory for decoding.
     """
-    with _opened(path, memory, is_new=True) as (format_, image):
-        inspection = Inspection(format_, *image.size)
-        image.draft("RGB", (1, 1))  # `draft` makes Pillow read a JPEG with less memory
-        image.load()
-    return inspection
+    with _drawn(path, THUMBNAIL_PX[0], memory) as (format_, contents, _):
+        return Inspection(format_, contents.width, contents.height)
 
 
 def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[bytes, str]:
     """Return a thumbnail without metadata, and its media type.
 
-    The thumbnail of a JPEG is a JPEG, rotated according to the EXIF data. For an image in any other
-    format, the thumbnail is a PNG of the first frame. Small images are not enlarged.
+    The thumbnail is upright according to the EXIF data. The thumbnail of a JPEG is a JPEG. For an
+    image in any other format, the thumbnail is a PNG of the first frame. Small images are not
+    enlarged.
 
     Args:
         path: a file that `inspect_image` accepted.
@@ -75,51 +65,37 @@ def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[byte
     Raises:
         BusyError: other images use all memory for decoding.
     """
-    output = BytesIO()
-    with _opened(path, memory, is_new=False) as (format_, image):
-        is_jpeg = format_.plugin is JpegImageFile
-        image.draft("RGB", (2 * size_px, 2 * size_px))
-        thumbnail = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        thumbnail.thumbnail((size_px, size_px))
-        if is_jpeg:
-            thumbnail.info["exif"] = image.info.get("exif", b"")
-            ImageOps.exif_transpose(thumbnail, in_place=True)
-        thumbnail.info.clear()
-        thumbnail.save(output, "JPEG" if is_jpeg else "PNG")
-    return output.getvalue(), "image/jpeg" if is_jpeg else "image/png"
+    with _drawn(path, size_px, memory) as (format_, contents, thumbnail):
+        kind = "JPEG" if format_.plugin is JpegImageFile else "PNG"
+        return encode(thumbnail, kind, contents), f"image/{kind.lower()}"
 
 
 @contextmanager
-def _opened(
-    path: Path, memory: MemoryBudget, *, is_new: bool
-) -> Iterator[tuple[Format, ImageFile]]:
-    """Open an image, and reserve the memory that decoding the image takes.
+def _drawn(
+    path: Path, size_px: int, memory: MemoryBudget
+) -> Iterator[tuple[Format, ImageContents, Image.Image]]:
+    """Yield the format and contents of an image file, and a smaller version of the image.
 
-    Args:
-        path: the image file.
-        memory: the memory budget for decoding.
-        is_new: whether to run the checks of the image format.
+    The memory for decoding is reserved until the end of the `with` block.
     """
-    with path.open("rb") as file, _mapped(path) as data, ExitStack() as reservation:
+    with _mapped(path) as data:
         format_ = format_of(data)
         with _decoding_errors():
-            if is_new:
-                format_.check(data)
-            is_webp = format_.plugin is WebPImageFile
-            if is_webp:  # opening a WebP file already allocates memory
-                _reserve(reservation, memory, WEBP_PIXEL_BYTES * prod(webp_size(data)))
-            image = format_.plugin(file)
-            check_size(*image.size)
-            if not is_webp:
-                _reserve(reservation, memory, pixel_bytes(image, data) * prod(image.size))
-            yield format_, image
+            contents = format_.read(data)
+            size_bytes = format_.pixel_bytes * contents.width * contents.height
+            with _reserved(memory, size_bytes + FILE_COPIES * len(data)):
+                pixel_file = contents.pixel_file(data)
+                yield format_, contents, shrink(pixel_file, format_.plugin, contents, size_px)
 
 
-def _reserve(reservation: ExitStack, memory: MemoryBudget, size_bytes: int) -> None:
-    try:
-        reservation.enter_context(memory.reserve(size_bytes))
-    except TimeoutError as error:
-        raise BusyError from error
+@contextmanager
+def _reserved(memory: MemoryBudget, size_bytes: int) -> Iterator[None]:
+    with ExitStack() as reservation:
+        try:
+            reservation.enter_context(memory.reserve(size_bytes))
+        except TimeoutError as error:
+            raise BusyError from error
+        yield
 
 
 @contextmanager
@@ -141,8 +117,5 @@ def _decoding_errors() -> Iterator[None]:
         yield
     except (ImageError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        text = f"This image has too many pixels; the maximum is {MAX_PIXELS:,}."
-        raise BrokenImageError(text) from error
     except Exception as error:
         raise BrokenImageError("This image is truncated or damaged.") from error

@@ -1,0 +1,124 @@
+"""Decodes the pixels of an image, and makes a smaller image that looks the same.
+
+Color profiles are kept and not opened, so a thumbnail has the same colors as the image wherever it
+is shown.
+
+This module calls Pillow's plugins directly. `Image.open` depends on process-wide settings, and only
+warns about some images that must be rejected.
+"""
+
+import struct
+from io import BytesIO
+
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngInfo
+
+from .bounds import MAX_EXIF_BYTES
+from .contents import ImageContents
+from .errors import BrokenImageError
+
+_ORIENTATION_TAG, _SHORT = 0x0112, 3
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Maps an EXIF orientation to what makes an image upright."""
+
+_PROFILE_MODES = {b"RGB ": ("RGB", "RGBA"), b"GRAY": ("L", "LA"), b"CMYK": ("CMYK",)}
+"""Maps the color space in a profile to the modes of images that the profile can describe."""
+
+
+def shrink(
+    pixel_file: bytes, plugin: type[ImageFile], contents: ImageContents, size_px: int
+) -> Image.Image:
+    """Decode a file, and return its first frame, upright and at most `size_px` wide and high.
+
+    Small images are not enlarged.
+    """
+    image: Image.Image = _opened(pixel_file, plugin, contents, size_px)
+    image = _with_shown_mode(image, profile_space=contents.profile[16:20])
+    image.thumbnail((size_px, size_px))
+    method = _TRANSPOSE.get(orientation(contents.exif))
+    return image if method is None else image.transpose(method)
+
+
+def encode(image: Image.Image, kind: str, contents: ImageContents) -> bytes:
+    """Return the file of a thumbnail, which contains no metadata except colors."""
+    output = BytesIO()
+    space = contents.profile[16:20]
+    is_valid = contents.profile[36:40] == b"acsp" and image.mode in _PROFILE_MODES.get(space, ())
+    options = {"icc_profile": contents.profile if is_valid else None}
+    image.info.clear()
+    if kind == "PNG":
+        colors = PngInfo()
+        for name, data in contents.color_chunks:
+            colors.add(name, data)
+        image.save(output, kind, pnginfo=colors, **options)
+    else:
+        image.save(output, kind, **options)
+    return output.getvalue()
+
+
+def orientation(exif: bytes) -> int:
+    """Return the orientation from EXIF data, or 1 if it has none or is damaged.
+
+    EXIF data is a TIFF file. The orientation is in its first directory (EXIF 3.0 §4.6).
+    """
+    tiff = exif[:MAX_EXIF_BYTES].removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+            if tag == _ORIENTATION_TAG and kind == _SHORT:
+                return int(value)
+    except struct.error:  # the directory ends too early
+        return 1
+    return 1
+
+
+def _opened(
+    pixel_file: bytes, plugin: type[ImageFile], contents: ImageContents, size_px: int
+) -> ImageFile:
+    image = plugin(BytesIO(pixel_file))
+    if image.size != (contents.width, contents.height):
+        raise BrokenImageError("This image is damaged: it has two sizes.")
+    width, height = (-(-side * 2 * size_px // max(image.size)) for side in image.size)
+    image.draft(None, (width, height))  # makes Pillow read a JPEG with less memory
+    image.load()
+    return image
+
+
+def _with_shown_mode(image: Image.Image, profile_space: bytes) -> Image.Image:
+    """Return an image in a mode that can be made smaller and saved."""
+    if image.mode == "I;16":
+        return _with_8_bits(image)
+    if image.mode == "CMYK":
+        return image if profile_space == b"CMYK" else image.convert("RGB")
+    is_gray = image.mode in {"1", "L", "LA"}
+    if image.has_transparency_data:
+        mode = "LA" if is_gray else "RGBA"
+    else:
+        mode = "L" if is_gray else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """Return a gray image of 16 bits per pixel with 8 bits per pixel."""
+    key = image.info.get("transparency")
+    values = image.convert("I")
+    gray = values.point([value >> 8 for value in range(2**16)], "L")
+    if key is None:
+        return gray
+    alpha = values.point([0 if value == key else 255 for value in range(2**16)], "L")
+    del values  # `merge` needs as much memory
+    return Image.merge("LA", (gray, alpha))
