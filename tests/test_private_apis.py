@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, Pool
 from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Response
 
 from tenantry.tenants.model import Tenant
 
@@ -50,6 +51,10 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
     "Signal._disconnect": (
         "blinker", "library_locks replaces it, because it iterates over a shared dictionary",
         lambda: Signal._disconnect,
+    ),
+    "Response._wrap_range_response": (
+        "werkzeug", "http.conditions sends one range of a file",
+        lambda: Response._wrap_range_response,
     ),
     "Pool._do_get": (
         "sqlalchemy", "database.pool takes connections from the process's budget",

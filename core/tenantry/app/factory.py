@@ -32,6 +32,7 @@ from tenantry.files.memory_budget import (
     MemoryBudget,
 )
 from tenantry.grammar import TENANT_NAME
+from tenantry.http.conditions import ConditionalResponse
 from tenantry.http.environ import HEAD_CHECKED_FOR
 from tenantry.library_locks import lock_library_functions
 from tenantry.migrations.guard import MigrationGuard, add_migration_guard
@@ -104,6 +105,10 @@ class TenantRequest(Request):
         self._trusted_hosts = names
 
 
+class TenantResponse(ConditionalResponse, Response):
+    """A response of a tenant's app, which evaluates conditions and ranges of static files."""
+
+
 class TenantApp(Flask):
     """A Flask app that shares no mutable object with another app.
 
@@ -120,6 +125,7 @@ class TenantApp(Flask):
     uses the same loggers.
     """
     request_class = TenantRequest
+    response_class = TenantResponse
     url_rule_class = LazyRule
 
     def create_jinja_environment(self) -> Environment:

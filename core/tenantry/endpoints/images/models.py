@@ -29,7 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenantry.files.memory_budget import MemoryBudget
 
 from .content_store import ContentStore, Shard
-from .decoding import THUMBNAIL_PX, draw_thumbnail, inspect_image
+from .decoding import THUMBNAIL_PX, THUMBNAIL_VERSION, draw_thumbnail, inspect_image
 from .errors import (
     BadRequestError,
     BrokenImageError,
@@ -43,6 +43,7 @@ from .errors import (
 __all__ = [
     "PAGE_LIMITS",
     "THUMBNAIL_PX",
+    "THUMBNAIL_VERSION",
     "BadRequestError",
     "Base",
     "BrokenImageError",

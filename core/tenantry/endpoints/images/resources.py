@@ -7,15 +7,19 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 
-from flask import Response, current_app, request, send_file, url_for
+from flask import current_app, request, url_for
 from flask_restful import Resource, abort, reqparse
+from werkzeug.utils import send_file
+from werkzeug.wrappers import Response
 
 from tenantry import FolderQuota, db
 from tenantry.files.memory_budget import DECODING_MEMORY, MemoryBudget
+from tenantry.http.conditions import ConditionalResponse
 
 from .models import (
     PAGE_LIMITS,
     THUMBNAIL_PX,
+    THUMBNAIL_VERSION,
     BadRequestError,
     BrokenImageError,
     BusyError,
@@ -121,12 +125,14 @@ class ImageContent(ImageResource):
     def get(self, image_id: str) -> Response:
         """Send the whole image, a range of its bytes, or 304."""
         with self.repo.content(image_id) as (image, path):
-            response = _unchanged(image.sha256) or send_file(
+            response = send_file(
                 path,
+                request.environ,
                 mimetype=image.media_type,
                 download_name=image.name,
                 etag=image.sha256,
                 last_modified=image.created,
+                response_class=ConditionalResponse,
             )
         return _isolated(response)
 
@@ -144,12 +150,12 @@ class ImageThumbnail(ImageResource):
         parser.add_argument("size", type=_one_of(THUMBNAIL_PX), location="args", default=256)
         size_px = parser.parse_args()["size"]
         with self.repo.content(image_id) as (image, path):
-            etag = f"{image.sha256}-{size_px}"
-            response = _unchanged(etag)
-            if response is None:
-                drawn, media_type = draw_thumbnail(path, size_px, self.memory)
-                response = current_app.response_class(drawn, mimetype=media_type)
-                response.set_etag(etag)
+            response = ConditionalResponse()
+            response.set_etag(f"{image.sha256}-{size_px}-{THUMBNAIL_VERSION}")
+            response.make_conditional(request.environ)
+            if response.status_code == HTTPStatus.OK:
+                drawn, response.mimetype = draw_thumbnail(path, size_px, self.memory)
+                response.set_data(drawn)
         return _isolated(response)
 
 
@@ -173,20 +179,6 @@ def _one_of(numbers: range) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def _unchanged(etag: str) -> Response | None:
-    """Return a 304 response if the client already has the image.
-
-    If a precondition of the request fails, abort with 412. Preconditions are evaluated before the
-    range (RFC 9110 §13.2.2).
-    """
-    response = current_app.response_class()
-    response.set_etag(etag)
-    response.make_conditional({**request.environ, "HTTP_RANGE": ""})
-    if response.status_code == HTTPStatus.PRECONDITION_FAILED:
-        abort(HTTPStatus.PRECONDITION_FAILED, message="A precondition of the request is not met.")
-    return None if response.status_code == HTTPStatus.OK else response
 
 
 def _isolated(response: Response) -> Response:
