@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, Pool
 from werkzeug.routing import Map, Rule
+from werkzeug.sansio.multipart import MultipartDecoder
 from werkzeug.wrappers import Response
 
 from tenantry.tenants.model import Tenant
@@ -51,6 +52,10 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
     "Signal._disconnect": (
         "blinker", "library_locks replaces it, because it iterates over a shared dictionary",
         lambda: Signal._disconnect,
+    ),
+    "MultipartDecoder._parse_headers": (
+        "werkzeug", "images.uploads also accepts names in Latin-1",
+        lambda: MultipartDecoder._parse_headers,
     ),
     "Response._wrap_range_response": (
         "werkzeug", "http.conditions sends one range of a file",

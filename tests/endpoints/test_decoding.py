@@ -69,6 +69,8 @@ def test_truncated_files_are_rejected(path: Path, kind: str) -> None:
     """An image file is rejected even if only the last byte of its pixels is missing."""
     data = FILES[kind]
     end = len(data) - END_BYTES.get(kind.rsplit(maxsplit=1)[-1], 0)
+    if kind == "animated PNG":
+        end = data.index(b"fcTL", data.index(b"IDAT")) - 4  # the end of the first frame
     cuts = {*range(24), *range(24, end, len(data) // 40), *range(end - 12, end)}
 
     rejected = {cut for cut in cuts if isinstance(_error_for(path, data[:cut]), ImageError)}

@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from flask import Flask
+from flask import Flask, request
 from PIL import Image
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, update
 from werkzeug.http import parse_options_header
 from werkzeug.test import Client, TestResponse
 
 import postgres
 from image_files import TYPES, picture
 from image_tables import downgrade, migrate
+from tenantry import db
 from tenantry.app.factory import close_app, create_app
 from tenantry.database.budget import ConnectionBudget
-from tenantry.endpoints.images.models import Base
+from tenantry.endpoints.images.consistency import ImageConsistencyModel
+from tenantry.endpoints.images.models import Base, ImageModel
 from tenantry.files.memory_budget import DECODING_MEMORY, MemoryBudget
 
 ONE = picture("JPEG")
@@ -548,3 +550,97 @@ def test_the_migration_creates_the_models_tables(new_uri: Callable[[str], str]) 
     engine.dispose()
 
     assert ([], ["alembic_version"]) == (difference, tables)
+
+
+# -- names in forms -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameter", "kept"),
+    [
+        (rb'filename="C:\Users\me\cat.png"', "cat.png"),
+        (rb'filename="C:\\Users\\me\\cat.png"', "cat.png"),
+        (rb'filename="\\server\new\table.png"', "table.png"),
+        (b'filename="caf\xe9.png"', "café.png"),
+        ('filename="café.png"'.encode(), "café.png"),
+        (b"filename=\"x.png\"; filename*=UTF-8''caf%C3%A9.png", "café.png"),
+        (b"filename*=UTF-8''caf%C3%A9.png; filename=\"x.png\"", "café.png"),
+        (rb'filename="my \"cat\".png"', 'my "cat".png'),
+        (b'filename="a;b.png"', "a;b.png"),
+        (b"filename=cat.png", "cat.png"),
+        (b'FileName="cat.png"', "cat.png"),
+        (b'filename="../../cat.png"', "cat.png"),
+        (b'filename="a\x00\x1bcat.png"', "acat.png"),
+        (b'filename=".."', "image.jpeg"),
+        (b'filename=""', "image.jpeg"),
+    ],
+)
+def test_a_form_names_the_image(client: Client, parameter: bytes, kept: str) -> None:
+    """A Windows path is reduced to its last part, and a Latin-1 name is accepted."""
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; ' + parameter
+    data = head + b"\r\nContent-Type: image/jpeg\r\n\r\n" + ONE + b"\r\n--x--\r\n"
+
+    answer = client.post("/images/", data=data, content_type="multipart/form-data; boundary=x")
+
+    assert (201, kept) == (answer.status_code, answer.get_json().get("name"))
+    assert ONE == client.get(f"{answer.headers['Location']}/content").data
+
+
+def test_an_app_may_read_the_form_first(new_app: NewApp) -> None:
+    """An upload is found in a form that another function of the app has already read."""
+    app = new_app()
+    app.before_request(lambda: request.form.get("none"))
+
+    answer = WholeClient(app).post("/images/", data={"file": (BytesIO(ONE), "cat.jpg")})
+
+    assert (201, "cat.jpg") == (answer.status_code, answer.get_json()["name"])
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["multipart/form-data", "multipart/form-data; boundary=é", "multipart/form-data; boundary=y"],
+)
+def test_a_malformed_form_is_rejected(client: Client, content_type: str) -> None:
+    """A form without its boundary gets 400."""
+    answer = client.post("/images/", data=form("file"), content_type=content_type)
+
+    assert (400, []) == (answer.status_code, client.get("/images/").get_json()["images"])
+
+
+# -- damaged rows ---------------------------------------------------------------------------------
+
+DAMAGED_HASHES = (
+    "../../globex/secret", "/etc/passwd", "", "..", "A" * 64, "a" * 63, "a" * 63 + "\n",
+)  # fmt: skip
+
+
+@on_both
+@pytest.mark.parametrize("sha256", DAMAGED_HASHES)
+def test_a_row_without_a_hash_is_no_path(new_app: NewApp, data_dir: Path, sha256: str) -> None:
+    """A row whose hash is not 64 hexadecimal digits is a server error, and reaches no file."""
+    app = new_app()
+    client = WholeClient(app)
+    image, whole = upload(client), upload(client, picture("PNG"))
+    secret = data_dir / "globex/secret"
+    secret.parent.mkdir()
+    secret.write_bytes(ONE)
+    with app.app_context():
+        db.session.execute(
+            update(ImageModel).where(ImageModel.id == uuid.UUID(image["id"])).values(sha256=sha256)
+        )
+        db.session.commit()
+
+    answers = [client.get(f"/images/{image['id']}/{path}") for path in ("content", "thumbnail")]
+    answers.append(client.delete(f"/images/{image['id']}"))
+
+    text = "The record of this image is damaged. Tell the operator."
+    assert [(500, text)] * 3 == [(one.status_code, one.get_json()["message"]) for one in answers]
+    with app.app_context():
+        folder = data_dir / "acme/images"
+        model = ImageConsistencyModel(db.session, folder, fix=True, is_thorough=True)
+        found = [item.description for item in model.inconsistencies()]
+    assert ["image without a file"] == found
+    assert (404, 200) == tuple(
+        client.get(f"/images/{one['id']}/content").status_code for one in (image, whole)
+    )
+    assert ONE == secret.read_bytes()

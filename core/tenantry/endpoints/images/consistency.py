@@ -13,7 +13,14 @@ from typing import NamedTuple
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from .models import ContentStore, ImageModel, MissingContentError, Shard
+from .models import (
+    SHARD_DIGITS,
+    ContentStore,
+    ImageModel,
+    MissingContentError,
+    is_hash,
+    is_shard_name,
+)
 
 MIN_AGE_S = 3600.0
 """Age in seconds from which a file without a row counts as abandoned.
@@ -72,29 +79,36 @@ class ImageConsistencyModel:
             MissingContentError: the database has images, but the folder has no files. A volume is
                 probably not mounted, so nothing is removed.
         """
-        shards_with_rows = select(func.substr(ImageModel.sha256, 1, 2)).distinct()
+        shards_with_rows = select(func.substr(ImageModel.sha256, 1, SHARD_DIGITS)).distinct()
         with self._session.begin():
             with_rows = set(self._session.scalars(shards_with_rows))
         if with_rows and self._store.is_empty():
             raise MissingContentError
         for path in self._store.abandoned_uploads(self._min_age_s):
             yield self._file_without_row("abandoned upload", path)
-        for digits in sorted(with_rows.union(self._store.shards())):
+        names = set(filter(is_shard_name, with_rows))
+        for start in sorted(with_rows - names):
+            yield from self._invalid(start)
+        for digits in sorted(names.union(self._store.shards())):
             yield from self._compare(digits)
             if self._is_thorough:
                 yield from self._altered(digits)
+
+    def _invalid(self, start: str) -> list[Inconsistency]:
+        """Find the rows whose hash begins with characters that no hash has."""
+        with self._session.begin():
+            return list(self._wrong_rows(self._rows(start), {}))
 
     def _compare(self, digits: str) -> list[Inconsistency]:
         with self._store.locked(digits) as shard, self._session.begin():
             rows = self._rows(digits)
             hashes = {row.sha256 for row in rows}
             orphans = [path for path in shard.older(self._min_age_s) if path.name not in hashes]
-            found = list(self._wrong_rows(rows, shard))
+            found = list(self._wrong_rows(rows, shard.sizes()))
             found += [self._file_without_row("file without an image", path) for path in orphans]
         return found
 
-    def _wrong_rows(self, rows: list[_Row], shard: Shard) -> Iterator[Inconsistency]:
-        sizes = shard.sizes()
+    def _wrong_rows(self, rows: list[_Row], sizes: dict[str, int]) -> Iterator[Inconsistency]:
         for row in rows:
             if row.sha256 not in sizes:
                 if self._fix:
@@ -107,7 +121,7 @@ class ImageConsistencyModel:
         """Find files with the correct size but a wrong hash."""
         with self._session.begin():
             rows = self._rows(digits)
-        content = {(row.sha256, row.size_bytes) for row in rows}
+        content = {(row.sha256, row.size_bytes) for row in rows if is_hash(row.sha256)}
         suspects = {item for item in content if not self._store.is_intact(*item)}
         if not suspects:
             return []
@@ -128,7 +142,9 @@ class ImageConsistencyModel:
             path.unlink(missing_ok=True)
         return Inconsistency(description, path.name, self._fix)
 
-    def _rows(self, digits: str) -> list[_Row]:
+    def _rows(self, start: str) -> list[_Row]:
+        """Return the rows whose hash begins with the given characters."""
         columns = select(ImageModel.id, ImageModel.sha256, ImageModel.size_bytes)
-        rows = self._session.execute(columns.where(ImageModel.sha256.startswith(digits)))
+        begins = func.substr(ImageModel.sha256, 1, SHARD_DIGITS) == start
+        rows = self._session.execute(columns.where(begins))
         return [_Row(image_id, sha256, size_bytes) for image_id, sha256, size_bytes in rows]

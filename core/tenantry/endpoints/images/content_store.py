@@ -1,7 +1,7 @@
 """Stores files under the SHA-256 hash of their content.
 
-    <folder>/ab/abcd…      content whose hash begins with ab <folder>/incoming/     uploads in
-    progress
+    <folder>/ab/abcd…      content whose hash begins with ab
+    <folder>/incoming/     uploads in progress
 
 A folder such as `ab` is called a shard. A shard contains only complete files. Threads and processes
 can share a store, because each shard has a lock. While a thread changes the files of a shard, or
@@ -11,6 +11,7 @@ the database rows that belong to these files, the thread holds the lock.
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,11 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
+from .errors import InvalidHashError
+
 SHARD_DIGITS = 2
+_HASH = re.compile("[0-9a-f]{64}")
+_SHARD_NAME = re.compile("[0-9a-f]{2}")
 
 _COPY_BYTES = 64 * 1024
 
@@ -41,7 +46,13 @@ class ContentStore:
         self._incoming = folder / "incoming"
 
     def path_of(self, sha256: str) -> Path:
-        """Return the path of the file for a hash, even if the file does not exist."""
+        """Return the path of the file for a hash, even if the file does not exist.
+
+        Raises:
+            InvalidHashError: this is not a hash.
+        """
+        if not is_hash(sha256):
+            raise InvalidHashError
         return self._folder / sha256[:SHARD_DIGITS] / sha256
 
     def is_intact(self, sha256: str, size_bytes: int) -> bool:
@@ -73,7 +84,12 @@ class ContentStore:
 
         If another thread or process holds the lock, this method waits. The end of a process
         releases its locks.
+
+        Raises:
+            InvalidHashError: this is neither the name of a shard nor a hash.
         """
+        if not is_hash(sha256) and not is_shard_name(sha256):
+            raise InvalidHashError
         folder = self._folder / sha256[:SHARD_DIGITS]
         if not folder.is_dir():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,7 +105,7 @@ class ContentStore:
         if not self._folder.is_dir():
             return []
         names = (path.name for path in self._folder.iterdir())
-        return sorted(name for name in names if len(name) == SHARD_DIGITS)
+        return sorted(filter(is_shard_name, names))
 
     def is_empty(self) -> bool:
         """Whether the store has no files."""
@@ -116,7 +132,13 @@ class Shard:
         _sync(self.folder)
 
     def remove(self, sha256: str) -> None:
-        """Remove the file with the given hash, if it exists."""
+        """Remove the file with the given hash, if it exists.
+
+        Raises:
+            InvalidHashError: this is not a hash.
+        """
+        if not is_hash(sha256):
+            raise InvalidHashError
         (self.folder / sha256).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
@@ -126,6 +148,16 @@ class Shard:
     def older(self, older_than_s: float) -> list[Path]:
         """Return the files that have not been written for the given time."""
         return _older(self.folder, older_than_s)
+
+
+def is_hash(text: str) -> bool:
+    """Return whether a text is a SHA-256 hash, so that it can be the name of a file."""
+    return _HASH.fullmatch(text) is not None
+
+
+def is_shard_name(text: str) -> bool:
+    """Return whether a text can be the name of a shard."""
+    return _SHARD_NAME.fullmatch(text) is not None
 
 
 def _is_intact(path: Path, size_bytes: int) -> bool:

@@ -1,10 +1,12 @@
 """Defines the errors of the endpoint `images`. The text of each error is for the client.
 
-ImageError ├── UnknownImageError     no image has the requested id ├── BadRequestError       a name
-or a cursor is invalid ├── WrongTypeError        the bytes are not an image of a supported type ├──
-BrokenImageError      the image is truncated, damaged, or too large to decode ├── BusyError other
-images use all memory for decoding └── MissingContentError   the image's file is gone: a fault of
-the operator, not of the client
+- `UnknownImageError`: no image has the requested ID.
+- `BadRequestError`: a name, a cursor or a form is invalid.
+- `WrongTypeError`: the bytes are not an image of a supported type.
+- `BrokenImageError`: the image is truncated or damaged, or exceeds a bound.
+- `BusyError`: other images use all memory for decoding.
+- `MissingContentError`, `InvalidHashError`: faults of the operator, not of the client. The image's
+  file is gone, or its row is damaged.
 """
 
 
@@ -20,7 +22,7 @@ class UnknownImageError(ImageError):
 
 
 class BadRequestError(ImageError):
-    """A name or a cursor in the request is invalid."""
+    """A name, a cursor or a form in the request is invalid."""
 
 
 class WrongTypeError(ImageError):
@@ -43,3 +45,10 @@ class MissingContentError(ImageError):
 
     def __init__(self) -> None:
         super().__init__("The content of this image is missing. Tell the operator.")
+
+
+class InvalidHashError(ImageError):
+    """A database row has no valid hash, so the row must not become a path."""
+
+    def __init__(self) -> None:
+        super().__init__("The record of this image is damaged. Tell the operator.")

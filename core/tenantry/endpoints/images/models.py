@@ -28,13 +28,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tenantry.files.memory_budget import MemoryBudget
 
-from .content_store import ContentStore, Shard
+from .content_store import SHARD_DIGITS, ContentStore, Shard, is_hash, is_shard_name
 from .decoding import THUMBNAIL_PX, THUMBNAIL_VERSION, draw_thumbnail, inspect_image
 from .errors import (
     BadRequestError,
     BrokenImageError,
     BusyError,
     ImageError,
+    InvalidHashError,
     MissingContentError,
     UnknownImageError,
     WrongTypeError,
@@ -42,6 +43,7 @@ from .errors import (
 
 __all__ = [
     "PAGE_LIMITS",
+    "SHARD_DIGITS",
     "THUMBNAIL_PX",
     "THUMBNAIL_VERSION",
     "BadRequestError",
@@ -52,11 +54,14 @@ __all__ = [
     "ImageError",
     "ImageModel",
     "ImageRepoModel",
+    "InvalidHashError",
     "MissingContentError",
     "Shard",
     "UnknownImageError",
     "WrongTypeError",
     "draw_thumbnail",
+    "is_hash",
+    "is_shard_name",
 ]
 
 NAME_CHARACTERS = 255
@@ -191,6 +196,7 @@ class ImageRepoModel:
         Raises:
             UnknownImageError: no image has this ID, or the image was deleted before the file was
                 opened.
+            InvalidHashError: the row of the image has no valid hash.
             MissingContentError: the image exists, but its file does not.
         """
         image = self.get(image_id)
@@ -263,7 +269,7 @@ def _clean_name(name: str) -> str:
     cleaned = "".join(character for character in last if _is_allowed(character)).strip()
     if len(cleaned) > NAME_CHARACTERS:
         raise BadRequestError(f"The name is longer than {NAME_CHARACTERS} characters.")
-    return cleaned
+    return cleaned if cleaned.strip(".") else ""
 
 
 def _is_allowed(character: str) -> bool:

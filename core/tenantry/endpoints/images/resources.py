@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from flask import current_app, request, url_for
-from flask_restful import Resource, abort, reqparse
+from flask_restful import Resource, reqparse
 from werkzeug.utils import send_file
 from werkzeug.wrappers import Response
 
@@ -24,11 +24,13 @@ from .models import (
     BrokenImageError,
     BusyError,
     ImageRepoModel,
+    InvalidHashError,
     MissingContentError,
     UnknownImageError,
     WrongTypeError,
     draw_thumbnail,
 )
+from .uploads import read_upload
 
 STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
     BadRequestError: HTTPStatus.BAD_REQUEST,
@@ -37,6 +39,7 @@ STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
     BrokenImageError: HTTPStatus.UNPROCESSABLE_ENTITY,
     BusyError: HTTPStatus.SERVICE_UNAVAILABLE,
     MissingContentError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    InvalidHashError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 CACHE_S = 24 * 60 * 60
@@ -59,7 +62,7 @@ def with_error_responses(view: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return view(*args, **kwargs)
         except tuple(STATUS_OF) as error:
-            if isinstance(error, MissingContentError):
+            if STATUS_OF[type(error)] == HTTPStatus.INTERNAL_SERVER_ERROR:
                 current_app.logger.error("images.content_missing", extra=kwargs)
             headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) else {}
             return {"message": str(error)}, STATUS_OF[type(error)], headers
@@ -98,9 +101,9 @@ class ImageList(ImageResource):
 
     def post(self) -> JsonResponse:
         """Store an image from the form field `file` or, with the name `?name=`, from the body."""
-        body, name = _upload()
         quota = FolderQuota(Path(current_app.instance_path), current_app.config["QUOTA_BYTES"])
-        with quota.reserve(request.content_length or 0):
+        size_bytes = request.content_length or 0
+        with read_upload(request) as (body, name), quota.reserve(size_bytes):
             image = self.repo.add(body, request.args.get("name", name), self.memory)
         location = url_for(".image", image_id=image.id)
         return image.data(), HTTPStatus.CREATED, {"Location": location}
@@ -157,17 +160,6 @@ class ImageThumbnail(ImageResource):
                 drawn, response.mimetype = draw_thumbnail(path, size_px, self.memory)
                 response.set_data(drawn)
         return _isolated(response)
-
-
-def _upload() -> tuple[IO[bytes], str]:
-    """Return the uploaded data, and the file name from the client."""
-    if request.mimetype != "multipart/form-data":
-        return request.stream, ""
-    files = request.files.getlist("file")
-    if len(files) != 1:
-        text = f"Send one image in the field 'file', or as the body; found {len(files)}."
-        abort(HTTPStatus.BAD_REQUEST, message=text)
-    return files[0].stream, files[0].filename or ""
 
 
 def _one_of(numbers: range) -> Callable[[str], int]:
