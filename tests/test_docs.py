@@ -1,6 +1,7 @@
 """The documentation agrees with the code."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -107,13 +108,23 @@ def test_every_reserved_name_is_documented(name: str) -> None:
     assert f"`{name}`" in TENANTS_README
 
 
+def test_every_locked_version_has_hashes() -> None:
+    """Each line of `config/locked.txt` that names a version is followed by a hash of a file."""
+    text = ROOT.joinpath("config/locked.txt").read_text(encoding="utf-8")
+
+    versions = re.findall(r"^\S+==\S+", text, re.MULTILINE)
+    hashed = re.findall(r"^\S+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
+
+    assert len(versions) == len(hashed) > 40
+
+
 def test_every_dependency_is_locked_at_a_version_that_is_allowed() -> None:
     """Each dependency has a locked version that `pyproject.toml` allows."""
     project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"]
     wanted = [*project["dependencies"], *optional["postgres"], *optional["redis"]]
-    lines = ROOT.joinpath("config/locked.txt").read_text(encoding="utf-8").splitlines()
-    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    text = ROOT.joinpath("config/locked.txt").read_text(encoding="utf-8")
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
 
     refused = [
         one.name
