@@ -1,0 +1,17 @@
+"""Mutated images do not harm a tenant: one hundredth of the fuzzer's usual run."""
+
+from pathlib import Path
+
+from fuzz_images import fuzz
+
+COUNT = 1_000
+
+
+def test_mutated_images_do_no_harm(tmp_path: Path) -> None:
+    """No mutated image ends the process, causes a 500, or reaches a file of somebody else."""
+    report = fuzz(tmp_path, COUNT)
+
+    assert [] == report.failures
+    assert COUNT == report.mutants
+    assert report.statuses[201] > COUNT // 20
+    assert report.statuses[422] > COUNT // 20
