@@ -59,3 +59,58 @@ def test_a_header_is_present_only_if_it_is_set(
 ) -> None:
     """A problem response has `Retry-After` (even 0) and `Allow` only if the caller sets them."""
     assert value == Client(answer).get("/").headers.get(header)
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+def test_a_browser_gets_a_page_with_the_same_content() -> None:
+    """If `Accept` prefers HTML, the response is an escaped page that loads no resources."""
+    problem = ProblemResponse(HTTPStatus.SERVICE_UNAVAILABLE, "Back at <noon> & “later”.")
+
+    answer = Client(problem).get(
+        "/", headers={"Accept": BROWSER}, environ_overrides={REQUEST_ID: "id-1"}
+    )
+
+    assert (503, "text/html; charset=utf-8") == (answer.status_code, answer.content_type)
+    assert (
+        "default-src 'none'; style-src 'unsafe-inline'"
+        == (answer.headers["Content-Security-Policy"])
+    )
+    for text in ("Service Unavailable", "Back at &lt;noon&gt; &amp; “later”.", "id-1", "503"):
+        assert text in answer.text
+    assert [] == [text for text in ("http:", "https:", "//", "<script") if text in answer.text]
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_html"),
+    [
+        (BROWSER, True),
+        ("text/html", True),
+        ("TEXT/HTML", True),
+        ("text/*", True),
+        ("text/html;charset=utf-8", True),
+        ("application/json;q=0.5, text/html", True),
+        ("", False),
+        ("*/*", False),
+        ("text/html, application/json", False),
+        ("text/html;q=0.5, application/json;q=0.9", False),
+        ("text/html;q=0.5, application/problem+json", False),
+        ("text/html;q=0", False),
+        ("text/html;q=0.9, */*", False),
+        ("image/png", False),
+        ("\xff,;;=", False),
+        ("text/html" + ", text/html" * 700, False),
+    ],
+)
+def test_the_client_chooses_the_type_of_a_response(accept: str, is_html: bool) -> None:
+    """A response is HTML only if HTML has a higher quality than JSON; caches know that it varies.
+
+    An `Accept` header of more than 500 bytes is not parsed, because parsing it could take 26 ms.
+    """
+    answer = Client(ProblemResponse(HTTPStatus.NOT_FOUND, "No.")).get(
+        "/", headers={"Accept": accept}
+    )
+
+    expected = "text/html" if is_html else "application/problem+json"
+    assert (expected, "Accept") == (answer.mimetype, answer.headers["Vary"])

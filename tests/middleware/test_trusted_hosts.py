@@ -47,5 +47,5 @@ def test_a_refusal_does_not_list_the_trusted_hosts() -> None:
     refusal = TrustedHosts(("acme.test",)).refuse(create_environ("/", "http://evil.test"))
 
     assert refusal is not None
-    body = refusal[0].body({})
+    body = refusal[0].render({})[2]
     assert (False, False) == (b"acme" in body, b"evil" in body)

@@ -212,6 +212,17 @@ def test_a_refusal_to_head_has_no_body(server: SteppedServer) -> None:
     assert 32 == len(answers[0].fields["x-request-id"])
 
 
+def test_a_refusal_of_a_browser_is_a_page(server: SteppedServer) -> None:
+    """A refusal by the server is an HTML page if the request prefers HTML."""
+    server.admission.by_head["acme"] = lambda: FORBIDDEN  # type: ignore[attr-defined]
+    browser = post(b"abc", b"Accept: text/html, */*;q=0.8")
+
+    answer = server.exchange(server.connect(), browser)
+
+    assert (403, "text/html; charset=utf-8") == (answer.status, answer.fields["content-type"])
+    assert answer.fields["x-request-id"].encode() in answer.body
+
+
 # -- time limits -----------------------------------------------------------------------------------
 
 

@@ -40,8 +40,8 @@ class DatabaseDownError(HTTPException):
     def __init__(self, retry_after_s: float, detail: str = DOWN) -> None:
         self.retry_after_s = max(1, math.ceil(retry_after_s))
         problem = ProblemResponse(self.status, detail, retry_after_s=self.retry_after_s)
-        body = problem.body(request.environ if has_request_context() else {})
-        status, headers = problem.head(len(body))
+        environ = request.environ if has_request_context() else {}
+        status, headers, body = problem.render(environ)
         super().__init__(detail, Response(body, status, headers))
 
 
@@ -65,8 +65,8 @@ class UnstorableTextError(HTTPException):
 
     def __init__(self) -> None:
         problem = ProblemResponse(HTTPStatus.UNPROCESSABLE_ENTITY, UNSTORABLE)
-        body = problem.body(request.environ if has_request_context() else {})
-        status, headers = problem.head(len(body))
+        environ = request.environ if has_request_context() else {}
+        status, headers, body = problem.render(environ)
         super().__init__(UNSTORABLE, Response(body, status, headers))
 
 

@@ -1,21 +1,70 @@
-"""Creates the host's own responses, of the type `application/problem+json` (RFC 9457).
+"""Creates the host's own responses: `application/problem+json` (RFC 9457), or a page for people.
 
 A response of the host never contains a file path, a stack trace, or information about another
 client.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from http import HTTPStatus
 from json.encoder import encode_basestring_ascii as quoted
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from tenantry.http.environ import REFUSED, REQUEST_ID
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+
+HTML = "text/html; charset=utf-8"
+
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+"""The `Content-Security-Policy` of a page, which has no scripts and loads no resources."""
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 15vh auto; max-width: 36rem }}
+body {{ padding: 0 1rem }}
+h1 {{ font-size: 1.5rem }}
+p {{ overflow-wrap: anywhere }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{detail}</p>
+<p><small>Status {status} · Request ID <code>{request_id}</code></small></p>
+</body>
+</html>
+"""
+
+MAX_ACCEPT_BYTES = 500
+"""Length of the longest `Accept` header that is parsed.
+
+Browsers send up to 200 bytes. Parsing 8,000 bytes would take 26 ms.
+"""
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether a client prefers HTML to JSON (RFC 9110 §12.5.1). A tie, as in `*/*`, means JSON."""
+    if accept in ("", "*/*") or len(accept) > MAX_ACCEPT_BYTES:
+        return False
+    accepted = parse_accept_header(accept, MIMEAccept)
+    html = max(accepted.quality("text/html"), accepted.quality(HTML))
+    json_ = max(map(accepted.quality, ("application/problem+json", "application/json")))
+    return bool(html > json_)
 
 
 @dataclass(frozen=True)
@@ -42,16 +91,27 @@ class ProblemResponse:
         """Answer a request with the problem."""
         if self.is_refusal:
             environ[REFUSED] = True
-        body = self.body(environ)
-        start_response(*self.head(len(body)))
+        status, headers, body = self.render(environ)
+        start_response(status, headers)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return the status line and the headers for a body of `size_bytes` bytes."""
-        headers = [
-            ("Content-Type", "application/problem+json"),
-            ("Content-Length", str(size_bytes)),
+    def render(self, environ: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+        """Return the status line, the headers and the body of the response to a request.
+
+        The body is an HTML page if the client prefers one, and a JSON document otherwise. Both have
+        the same content.
+        """
+        request_id = environ.get(REQUEST_ID, "")
+        if prefers_html(environ.get("HTTP_ACCEPT", "")):
+            body = self._page(request_id)
+            headers = [("Content-Type", HTML), ("Content-Security-Policy", PAGE_POLICY)]
+        else:
+            body = f"{self._start_of_body}{quoted(request_id)}}}\n".encode("ascii")
+            headers = [("Content-Type", "application/problem+json")]
+        headers += [
+            ("Content-Length", str(len(body))),
             ("Cache-Control", "no-store"),
+            ("Vary", "Accept"),
         ]
         if self.retry_after_s is not None:
             headers.append(("Retry-After", str(self.retry_after_s)))
@@ -59,11 +119,17 @@ class ProblemResponse:
             headers.append(("Allow", self.allow))
         if self.authenticate is not None:
             headers.append(("WWW-Authenticate", self.authenticate))
-        return self._status_line, headers
+        return self._status_line, headers, body
 
-    def body(self, environ: "WSGIEnvironment") -> bytes:
-        """Return a JSON document with `type`, `title`, `status`, `detail` and `request_id`."""
-        return f"{self._start_of_body}{quoted(environ.get(REQUEST_ID, ''))}}}\n".encode("ascii")
+    def _page(self, request_id: str) -> bytes:
+        """Return the problem as an HTML page that loads nothing else."""
+        page = PAGE.format(
+            status=self.status.value,
+            title=escape(self.status.phrase),
+            detail=escape(self.detail),
+            request_id=escape(request_id),
+        )
+        return page.encode("utf-8", "replace")
 
     # The two properties below are cached, because many requests can get the same response.
 

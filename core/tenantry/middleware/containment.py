@@ -204,8 +204,8 @@ class _Response(ClosingBody):
         if self._is_head_sent:
             self._record.is_error = True
             raise ResponseCutError("the application failed") from None
-        body = INTERNAL_ERROR.body(self._environ)
-        self._head, self._declared_bytes = INTERNAL_ERROR.head(len(body)), len(body)
+        status, headers, body = INTERNAL_ERROR.render(self._environ)
+        self._head, self._declared_bytes = (status, headers), len(body)
         self._written.append(body)
 
     def _log(self, event: str, *, exc_info: bool = False, **facts: object) -> None:

@@ -130,8 +130,7 @@ def _answer(record: RequestRecord) -> bool:
         return False
     if not record.claim_answer("watchdog"):
         return False
-    body = TIMED_OUT.body(environ)
-    status, headers = TIMED_OUT.head(len(body))
+    status, headers, body = TIMED_OUT.render(environ)
     headers += [
         ("Date", formatdate(usegmt=True)),
         ("Connection", "close"),

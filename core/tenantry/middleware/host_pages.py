@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tenantry.http.problem import ProblemResponse
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LIVENESS = "/-/livez"
 """The path of the liveness page."""
+
+LIVE_BODY = b'{"status": "live"}\n'
 
 NOT_FOUND = ProblemResponse(HTTPStatus.NOT_FOUND, "Nothing is served at this path.")
 STARTING = ProblemResponse(
@@ -27,15 +29,15 @@ GET_ONLY = ProblemResponse(
 class _Live(ProblemResponse):
     """The page `/-/livez`, which shows that the process is alive."""
 
-    def head(self, size_bytes: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return the status line and the headers."""
-        status, headers = super().head(size_bytes)
-        return status, [("Content-Type", "application/json"), *headers[1:]]
-
-    def body(self, environ: object) -> bytes:
-        """Return the JSON document."""
+    def render(self, environ: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+        """Return the status line, the headers and the JSON document."""
         del environ
-        return b'{"status": "live"}\n'
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(LIVE_BODY))),
+            ("Cache-Control", "no-store"),
+        ]
+        return "200 OK", headers, LIVE_BODY
 
 
 LIVE = _Live(HTTPStatus.OK, "live", is_refusal=False)

@@ -317,8 +317,7 @@ class MigrationGuard:
 
 
 def _response(problem: ProblemResponse) -> Response:
-    body = problem.body(request.environ)
-    status, headers = problem.head(len(body))
+    status, headers, body = problem.render(request.environ)
     return Response(body, status, headers)
 
 

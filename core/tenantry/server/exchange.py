@@ -266,14 +266,13 @@ class Exchange:
     # -- responses of the server ------------------------------------------------------------------
 
     def refuse(self, problem: ProblemResponse, headers: "Any" = ()) -> int:
-        """Send a problem document; return the number of its bytes.
+        """Send a problem response; return the number of its bytes.
 
         Raises:
             ResponseCutError: the client has left.
         """
         self.may_wait = False  # the leader answers
-        body = problem.body(self.environ)
-        self._status, own_headers = problem.head(len(body))
+        self._status, own_headers, body = problem.render(self.environ)
         self._headers = [*own_headers, *headers]
         request_id = self.environ.get(REQUEST_ID)
         if request_id:
