@@ -11,9 +11,6 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-SHOWN_TENANTS = 10
-"""Maximum number of existing tenants that the error about an unknown tenant lists."""
-
 
 def one_line(error: BaseException, *, with_type: bool = False) -> str:
     """Return an exception's message on one line. The message may contain secrets.
@@ -90,12 +87,11 @@ class UnknownTenantError(TenantryError):
         super().__init__(name, self.existing)
 
     def __str__(self) -> str:
-        """Return the unknown name, the most similar name, and some existing names."""
+        """Return the unknown name, the most similar names, and the number of tenants."""
         if not self.existing:
             return f"no tenant named {self.name!r}; create one with: tenantry new {self.name}."
-        nearest = difflib.get_close_matches(self.name, self.existing, n=1)
-        question = f"did you mean {nearest[0]!r}? Tenants" if nearest else "tenants"
-        shown = ", ".join(self.existing[:SHOWN_TENANTS])
-        more = len(self.existing) - SHOWN_TENANTS
-        rest = f" and {more:,} more; see: tenantry list." if more > 0 else "."
-        return f"no tenant named {self.name!r}; {question}: {shown}{rest}"
+        near = [repr(name) for name in difflib.get_close_matches(self.name, self.existing)]
+        question = f"did you mean {' or '.join(near)}? " if near else ""
+        count = len(self.existing)
+        number = f"{count:,} tenants exist" if count > 1 else "1 tenant exists"
+        return f"no tenant named {self.name!r}; {question}{number}; see: tenantry list."

@@ -104,7 +104,7 @@ def test_a_terminal_shows_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["upgrade"], "choose tenants with --tenant NAME, or all tenants with --all"),
         (["status", "--all", "--tenant", "acme"], "choose tenants with --tenant NAME"),
-        (["upgrade", "--tenant", "nobody"], "no tenant named 'nobody'; tenants: acme."),
+        (["upgrade", "--tenant", "nobody"], "no tenant named 'nobody'; 1 tenant exists"),
     ],
 )
 def test_misuse_exits_2(
@@ -116,3 +116,9 @@ def test_misuse_exits_2(
     result = tenantry("db", *words)
 
     assert (2, True) == (result.code, text in result.err), result.err
+
+
+@pytest.mark.usefixtures("acme")
+def test_status_without_names_shows_all_tenants(tenantry: Tenantry) -> None:
+    """`tenantry db status` needs no `--all`, because it changes nothing."""
+    assert tenantry("db", "status", "--all") == tenantry("db", "status")

@@ -70,3 +70,36 @@ def test_get_prints_an_incomplete_answer(
     assert (1, "") == (none.code, none.out)
     text = "no response: the body is shorter than its Content-Length; "
     assert any(line.startswith(f"tenantry: /acme/none: {text}") for line in none.err.splitlines())
+
+
+ECHO = """
+from flask import Blueprint, request
+echo_bp = Blueprint("echo", __name__)
+@echo_bp.route("/", methods=["POST"])
+def echo():
+    return request.get_data()
+"""
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_data_comes_from_a_file_or_standard_input(
+    tenantry: Tenantry,
+    write_tenant: Callable[..., Path],
+    write_endpoint: Callable[[str, str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """`--data @FILE` sends the bytes of a file, and `--data -` those of standard input."""
+    write_tenant("acme", BLUEPRINTS=[write_endpoint("echo", ECHO)])
+    file = tmp_path / "body"
+    file.write_bytes(b"a\r\nb\xc3\xa4\n")
+
+    bodies = [tenantry("get", "/acme/", "--data", text).out for text in (f"@{file}", "x=1")]
+    with file.open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        bodies.append(tenantry("get", "/acme/", "-d", "-").out)
+    missing = tenantry("get", "/acme/", "--data", f"@{tmp_path}/none")
+
+    ends = [body.partition("\n\n")[2] for body in bodies]
+    assert ["a\r\nbä\n", "x=1", "a\r\nbä\n"] == ends
+    assert (2, "", 1) == (missing.code, missing.out, len(missing.err.splitlines()))

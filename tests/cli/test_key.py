@@ -37,7 +37,10 @@ def test_key_prints_json(tenantry: Tenantry, acme: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("globex", "mobile"), "tenantry: no tenant named 'globex'; tenants: acme."),
+        (
+            ("globex", "mobile"),
+            "tenantry: no tenant named 'globex'; 1 tenant exists; see: ",
+        ),
         (("acme", "a b"), "'a b': expected 1 to 64 characters"),
         (("acme",), "Missing argument 'CLIENT'"),
     ],

@@ -10,7 +10,7 @@ from commands import Tenantry
 
 
 def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[..., Path]) -> None:
-    """If stdout is a pipe, `tenantry list` prints a tab-separated line for every tenant."""
+    """If stdout is a pipe, `tenantry list` prints tab-separated lines, with a heading."""
     write_tenant("acme")
     write_tenant("broken", text="SECRET_KEY = ")
     write_tenant("closed", MAINTENANCE=True, URL_PREFIX="/c/d")
@@ -19,7 +19,8 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
     result = tenantry("list")
 
     assert [
-        "acme\t/acme\tidle\tlanding\t",
+        "name\tprefix\tstate\tendpoints\treason",
+        "acme\t/acme\tnot running\tlanding\t",
         "broken\t/broken\tfailed\t\ttenants/broken.py:1: syntax error: invalid syntax; fix it.",
         "closed\t/c/d\tmaintenance\tlanding\t",
         "off\t/off\tdisabled\tlanding\t",
@@ -46,8 +47,8 @@ def test_operator_state_that_cannot_be_read_is_a_problem_of_one_tenant(
         f"tenant 'acme' is disabled: {path}: cannot be read (JSONDecodeError); "
         "remove the file, then repeat the command (maintenance, disable)."
     )
-    rows = [f"acme\t/acme\tdisabled\tlanding\t{problem}", "globex\t/globex\tidle\tlanding\t"]
-    assert (0, rows) == (listed.code, listed.out.splitlines())
+    rows = [f"acme\t/acme\tdisabled\tlanding\t{problem}", "globex\t/globex\tnot running\tlanding\t"]
+    assert (0, rows) == (listed.code, listed.out.splitlines()[1:])
     new = "+ globex: new at /globex, endpoints landing"
     assert (1, [new, f"! {problem}"]) == (plan.code, plan.out.splitlines())
 

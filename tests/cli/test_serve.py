@@ -37,7 +37,10 @@ def test_serve_rejects_an_unknown_tenant(
 
     result = tenantry("serve", "--only", "acne")
 
-    text = "tenantry: no tenant named 'acne'; did you mean 'acme'? Tenants: acme.\n"
+    text = (
+        "tenantry: no tenant named 'acne'; did you mean 'acme'? 1 tenant exists; "
+        "see: tenantry list.\n"
+    )
     assert (2, "", text) == (result.code, result.out, result.err)
 
 

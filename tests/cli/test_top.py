@@ -111,7 +111,7 @@ def test_a_small_terminal_shows_how_many_rows_are_hidden(data_dir: Path) -> None
     console = Console(width=120)
 
     with console.capture() as captured:
-        console.print(render_table(rates.rows(), 1))
+        console.print(render_table(rates.rows(), 1, 120, "processor"))
 
     text = captured.get()
     assert ("acme" in text, "globex" in text, "and 1 more" in text) == (True, False, True)

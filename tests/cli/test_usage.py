@@ -47,9 +47,10 @@ def test_usage_prints_json(tenantry: Tenantry) -> None:
 def test_usage_prints_csv_and_lines(tenantry: Tenantry) -> None:
     """`tenantry usage --csv` has a heading and the same values as the default output."""
     rows = [*csv.DictReader(tenantry("usage", "--csv").out.splitlines())]
-    lines = tenantry("usage").out.splitlines()
+    heading, *lines = tenantry("usage").out.splitlines()
 
     assert [("acme", "2"), ("globex", "1")] == [(row["tenant"], row["requests"]) for row in rows]
+    assert [*usage.COLUMNS] == heading.split("\t")
     assert [[*row.values()] for row in rows] == [line.split("\t") for line in lines]
 
 

@@ -7,13 +7,17 @@ takes 0.5 s, so `main` imports only the module of the called command.
 """
 
 import difflib
+import signal
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
+from tenantry.cli.hints import describe_unknown_option
 from tenantry.cli.later import reject_later
 from tenantry.cli.output import examples
+from tenantry.cli.terminal import end_quietly, open_terminal
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.files.permissions import create_private_files
 from tenantry.python_process import search_current_folder_last
@@ -36,6 +40,9 @@ PROBLEM_FOUND = 1
 MISUSE = 2
 """Exit code of a command with wrong arguments or settings."""
 
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a command that Ctrl-C ended, as shells define it."""
+
 
 class LazyGroup(click.Group):
     """A click group that imports the module of a command when the command is called."""
@@ -52,6 +59,15 @@ class LazyGroup(click.Group):
         reject_later(args)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the called command. If the reader of its output has gone, end without an error."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            end_quietly()
+        return result
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         """Import and return the click command named `cmd_name`."""
         if cmd_name not in COMMANDS:
@@ -62,8 +78,12 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=LazyGroup, epilog=examples("tenantry new shop", "tenantry serve"))
-@click.version_option(package_name="tenantry")
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog=examples("tenantry new shop", "tenantry serve"),
+)
+@click.version_option(None, "-V", "--version", package_name="tenantry")
 def tenantry() -> None:
     """Serve many isolated Flask apps, one per client group, from one gunicorn.
 
@@ -77,11 +97,14 @@ def main() -> None:
     """Run the command line. An error that the operator can fix is printed without a traceback."""
     search_current_folder_last()
     create_private_files()
+    open_terminal()
     try:
-        sys.exit(tenantry.main(standalone_mode=False))
+        sys.exit(tenantry.main(prog_name="tenantry", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(MISUSE)
+    except click.NoSuchOption as error:
+        _fail(describe_unknown_option(error), MISUSE)
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), error.exit_code)
     except (UnknownTenantError, SettingsError) as error:
@@ -89,7 +112,7 @@ def main() -> None:
     except (TenantryError, SecretError) as error:
         _fail(str(error), PROBLEM_FOUND)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted.", PROBLEM_FOUND)
+        _fail("interrupted.", INTERRUPTED)
 
 
 def _fail(text: str, code: int) -> None:

@@ -14,6 +14,7 @@ from tenantry.audit.replay import prepare_for_audit
 from tenantry.audit.run import audit
 from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli import PROBLEM_FOUND
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import count, examples, json_option, print_json, print_table
 from tenantry.errors import UnknownTenantError
 from tenantry.host import Host, create_host
@@ -31,7 +32,7 @@ MAX_NAMES = 3
 
 
 @click.command("audit", epilog=examples("tenantry audit", "tenantry audit shop acme"))
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_tenant)
 @json_option
 def command(names: tuple[str, ...], is_json: bool) -> None:
     """Find what leaks between tenants.

@@ -10,6 +10,7 @@ import click
 
 from tenantry.app.trial_build import find_build_problems
 from tenantry.cli import PROBLEM_FOUND
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import count, examples, json_option, print_json
 from tenantry.database.url import plain_file
 from tenantry.errors import Problem, UnknownTenantError
@@ -37,7 +38,7 @@ The probe of a database that does not answer takes 2 s.
 
 
 @click.command("check", epilog=examples("tenantry check", "tenantry check shop --json"))
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=complete_tenant)
 @json_option
 def command(names: tuple[str, ...], is_json: bool) -> None:
     """Load, validate and build tenants.

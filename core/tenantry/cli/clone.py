@@ -15,6 +15,7 @@ from tenantry.capsules import (
     write_capsule,
 )
 from tenantry.cli.backup import capsule_progress
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.new import checked_by
 from tenantry.cli.output import examples, json_option
 from tenantry.cli.restore import database_option, prefix_option, print_restored
@@ -25,7 +26,7 @@ from tenantry.tenants.catalogue import load_tenant
 
 
 @click.command("clone", epilog=examples("tenantry clone shop shop-test"))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 @click.argument("new", callback=checked_by(check_tenant_name))
 @prefix_option
 @database_option

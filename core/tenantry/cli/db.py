@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from tenantry.cli import PROBLEM_FOUND
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import (
     count,
     examples,
@@ -40,7 +41,12 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 def _options(command: _Command) -> _Command:
     """Add the options `--tenant`, `--all` and `--json`, which all subcommands have."""
     names = click.option(
-        "--tenant", "names", metavar="NAME", multiple=True, help="Tenant to choose. Repeatable."
+        "--tenant",
+        "names",
+        metavar="NAME",
+        multiple=True,
+        shell_complete=complete_tenant,
+        help="Tenant to choose. Repeatable.",
     )
     is_all = click.option("--all", "is_all", is_flag=True, help="Choose all enabled tenants.")
     return names(is_all(json_option(command)))
@@ -59,21 +65,25 @@ _timeout_option = click.option(
 )  # fmt: skip
 
 
-@click.group("db", epilog=examples("tenantry db status --all", "tenantry db upgrade --tenant shop"))
+@click.group("db", epilog=examples("tenantry db status", "tenantry db upgrade --tenant shop"))
 def command() -> None:
     """Migrate the tenants' databases."""
 
 
-@command.command("status", epilog=examples("tenantry db status --all"))
+@command.command(
+    "status", epilog=examples("tenantry db status", "tenantry db status --tenant shop --json")
+)
 @_options
 @_jobs_option(READ_THREADS, "read")
 def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> None:
     """Show the revision of each database.
 
+    Without --tenant, show all enabled tenants. The command changes nothing.
+
     The exit code is 1 if a database is not at the newest revision of its endpoints.
     """
     settings = read_settings()
-    tenants, rejected = _chosen_tenants(settings, names, is_all=is_all)
+    tenants, rejected = _chosen_tenants(settings, names, is_all=is_all or not names)
     with progress(len(tenants), is_json) as tell:
         found = fleet_status(tenants, settings.data_dir, tell, threads=jobs)
     failures = _failures_of_last_runs(settings)

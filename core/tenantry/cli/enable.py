@@ -2,12 +2,13 @@
 
 import click
 
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.operator_state import change_tenant_state
 from tenantry.cli.output import examples
 
 
 @click.command("enable", epilog=examples("tenantry enable shop"))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 def command(name: str) -> None:
     """Serve a disabled or parked tenant.
 

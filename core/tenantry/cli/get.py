@@ -28,6 +28,19 @@ def _check_path(_: click.Context, __: click.Parameter, path: str) -> str:
     return path
 
 
+def _read_data(_: click.Context, __: click.Parameter, text: str | None) -> bytes | None:
+    """Return the request body. The bytes of a file are not changed."""
+    if text is None:
+        return None
+    if not text.startswith("@") and text != "-":
+        return text.encode("utf-8", "surrogateescape")
+    try:
+        with click.open_file(text.removeprefix("@"), "rb") as file:
+            return bytes(file.read())
+    except OSError as error:
+        raise click.BadParameter(f"{text!r}: cannot be read: {error.strerror}.") from error
+
+
 def _split_headers(
     _: click.Context, __: click.Parameter, headers: tuple[str, ...]
 ) -> list[tuple[str, str]]:
@@ -42,18 +55,28 @@ def _split_headers(
 
 @click.command(
     "get",
-    epilog=examples("tenantry get /shop/", "tenantry get /shop/ --header 'Accept: text/html'"),
+    epilog=examples(
+        "tenantry get /shop/",
+        "tenantry get /shop/ --header 'Accept: text/html'",
+        "tenantry get /shop/images/ --data @photo.png",
+    ),
 )
 @click.argument("path", callback=_check_path)
-@click.option("--method", metavar="M", help="HTTP method.  [default: GET, or POST with --data]")
-@click.option("--data", metavar="TEXT", help="Request body.  [default: none]")
 @click.option(
-    "--header", "headers", metavar="HEADER", multiple=True, callback=_split_headers,
+    "--method", "-X", metavar="M", help="HTTP method.  [default: GET, or POST with --data]"
+)
+@click.option(
+    "--data", "-d", metavar="TEXT", callback=_read_data,
+    help="Request body: a text, @FILE for the bytes of a file, or @- for standard input.  "
+    "[default: none]",
+)  # fmt: skip
+@click.option(
+    "--header", "-H", "headers", metavar="HEADER", multiple=True, callback=_split_headers,
     help="Request header, as 'Name: value'. Repeatable.",
 )  # fmt: skip
 @json_option
 def command(
-    path: str, method: str | None, data: str | None, headers: list[tuple[str, str]], is_json: bool
+    path: str, method: str | None, data: bytes | None, headers: list[tuple[str, str]], is_json: bool
 ) -> None:
     """Send one request without a server.
 

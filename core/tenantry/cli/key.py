@@ -2,6 +2,7 @@
 
 import click
 
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import examples, json_option, print_json
 from tenantry.settings import read_settings
 from tenantry.tenants.catalogue import check_tenant_exists
@@ -16,7 +17,7 @@ def _check_client(_: click.Context, __: click.Parameter, name: str) -> str:
 
 
 @click.command("key", epilog=examples("tenantry key shop mobile"))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 @click.argument("client", callback=_check_client)
 @json_option
 def command(name: str, client: str, is_json: bool) -> None:

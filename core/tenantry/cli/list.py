@@ -32,6 +32,10 @@ A tenant is `idle` in each worker that has not received a request yet. Therefore
 """
 
 
+NOT_RUNNING = "not running"
+"""What the table shows instead of `idle` if no host is running."""
+
+
 @click.command("list", epilog=examples("tenantry list", "tenantry list --wait --json"))
 @click.option(
     "--wait", "is_waiting", is_flag=True,
@@ -44,7 +48,8 @@ def command(is_waiting: bool, is_json: bool) -> None:
 
     For each tenant, show the name, the URL prefix, the state and the endpoints, and the reason if
     the tenant is not served. If a host with the same data folder is running, its workers report the
-    tenants. Otherwise, the command reads the tenants folder.
+    tenants. Otherwise, the command reads the tenants folder, and shows "not running" for each
+    tenant that a host would serve.
     """
     settings = read_settings()
     unserved = wait_for_workers(settings) if is_waiting else {}
@@ -53,12 +58,8 @@ def command(is_waiting: bool, is_json: bool) -> None:
     if is_json:
         print_json(rows)
     else:
-        cells = [
-            [row["name"], row["prefix"], describe_state(row), ", ".join(row["endpoints"]),
-             row["reason"] or _database_reason(row)]
-            for row in rows
-        ]  # fmt: skip
-        print_table(COLUMNS, cells)
+        is_running = bool(workers)
+        print_table(COLUMNS, [_cells(row, is_running=is_running) for row in rows])
     print_leftovers(settings)
     for name, reason in sorted(unserved.items()):
         click.echo(f"tenantry: {name}: {reason}", err=True)
@@ -103,12 +104,15 @@ def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, 
     return sorted(rows, key=lambda row: str(row["name"]))
 
 
-def describe_state(row: dict[str, Any]) -> str:
+def describe_state(row: dict[str, Any], *, is_running: bool = True) -> str:
     """Describe the state of a tenant, of its database, and of its stuck requests.
 
     If workers differ, the text lists the state in each worker, such as `stale (101 stale, 102
-    serving), database down, 2 stuck`.
+    serving), database down, 2 stuck`. Without a running host, a tenant that a host would serve is
+    `not running`.
     """
+    if not is_running and row["state"] == "idle":
+        return NOT_RUNNING
     reports = row.get("workers", [])
     databases = sorted(
         {report["database"].partition(":")[0] for report in reports if report["database"]}
@@ -120,6 +124,12 @@ def describe_state(row: dict[str, Any]) -> str:
         return f"{row['state']}{notes}"
     each = ", ".join(f"{report['pid']} {report['state']}" for report in reports)
     return f"{row['state']} ({each}){notes}"
+
+
+def _cells(row: dict[str, Any], *, is_running: bool) -> list[str]:
+    state = describe_state(row, is_running=is_running)
+    reason = row["reason"] or _database_reason(row)
+    return [row["name"], row["prefix"], state, ", ".join(row["endpoints"]), reason]
 
 
 def _database_reason(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import click
 
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.operator_state import change_tenant_state
 from tenantry.cli.output import examples
 
@@ -13,7 +14,7 @@ from tenantry.cli.output import examples
     ),
 )
 @click.argument("switch", metavar="on|off", type=click.Choice(["on", "off"]))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 @click.option(
     "--message", metavar="TEXT", help="Text of the response.  [default: Down for maintenance.]"
 )

@@ -1,15 +1,31 @@
 """Prints the output of commands as a table, as tab-separated lines, or as JSON."""
 
 import json
+import os
+import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+TEXT_WIDTH = 16
+"""Width in characters that a column of texts has at least, if its texts need it."""
+
+GAP = 2
+"""Width in characters of the gap between two columns."""
+
+_SEPARATORS = str.maketrans("\t\r\n", "   ")
+"""Replaces what separates the cells and lines of a table in a pipe."""
+
+_UNIT = re.compile(r"(_s/s|/s|_s)$")
+"""The unit at the end of a heading."""
 
 json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 
@@ -19,16 +35,109 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, default=_json_default))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows as a table with a heading or, in a pipe, as tab-separated lines."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            click.echo("\t".join(str(cell) for cell in row))
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, optional: Sequence[str] = ()
+) -> None:
+    """Print rows as a table or, in a pipe, as tab-separated lines, with a heading in both cases.
+
+    Args:
+        columns: The heading of each column. A heading ends with the unit, as in `wall_s`.
+        rows: The rows. In a pipe, each value is printed in full.
+        optional: Columns that a terminal that is too narrow leaves out, in this order.
+    """
+    if sys.stdout.isatty():
+        console = Console(markup=False, highlight=False)
+        console.print(fitting_table(columns, [*rows], console.width, optional=optional))
         return
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    Console(markup=False, highlight=False).print(table)
+    for row in (columns, *rows):
+        click.echo("\t".join(_exact(value).translate(_SEPARATORS) for value in row))
+
+
+def fitting_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    width: int,
+    *,
+    optional: Sequence[str] = (),
+    caption: str = "",
+) -> Table:
+    """Return a table for a terminal of `width` characters.
+
+    Numbers are rounded and aligned, and are never cut. Texts wrap. If the table is too wide,
+    columns of `optional` are left out, and the caption names them.
+    """
+    cells = {name: [_shown(name, row[at]) for row in rows] for at, name in enumerate(columns)}
+    numbers = {
+        name
+        for at, name in enumerate(columns)
+        if all(isinstance(row[at], int | float | datetime | None) for row in rows)
+    }
+    left_out = _columns_to_leave_out(cells, numbers, width, optional)
+    if left_out:
+        hidden = f"not shown: {', '.join(left_out)}; use a wider terminal, or --json"
+        caption = "\n".join(filter(None, (caption, hidden)))
+    style = "" if os.environ.get("NO_COLOR") else "bold"
+    table = Table(box=None, header_style=style, pad_edge=False, caption=caption or None)
+    table.caption_justify = "left"
+    for name in cells:
+        table.add_column(
+            _heading(name),
+            justify="right" if name in numbers else "left",
+            no_wrap=name in numbers,
+            overflow="fold",
+        )
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _columns_to_leave_out(
+    cells: dict[str, list[str]], numbers: Collection[str], width: int, optional: Sequence[str]
+) -> list[str]:
+    """Remove optional columns from `cells` until the others fit, and return their names."""
+    left_out: list[str] = []
+    for name in optional:
+        if _width_of(cells, numbers) <= width:
+            break
+        del cells[name]
+        left_out.append(name)
+    return left_out
+
+
+def _heading(name: str) -> str:
+    """Return the heading of a column on a terminal, with the unit on a line of its own."""
+    return _UNIT.sub(lambda unit: "\n" + unit[1].lstrip("_"), name)
+
+
+def _width_of(cells: dict[str, list[str]], numbers: Collection[str]) -> int:
+    """Return the smallest width of a readable table. Texts wrap above `TEXT_WIDTH`."""
+    width = -GAP
+    for name, texts in cells.items():
+        widest = max(map(len, [*_heading(name).splitlines(), *texts]))
+        width += GAP + (widest if name in numbers else min(widest, TEXT_WIDTH))
+    return width
+
+
+def _exact(value: object) -> str:
+    """Return a value as programs read it."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return "" if value is None else str(value)
+
+
+def _shown(name: str, value: object) -> str:
+    """Return a value as people read it: with separators and units, and not too precise."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M}Z"
+    if not isinstance(value, int | float):
+        return str(value)
+    if name.startswith("bytes_"):
+        return decimal(int(value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.3f}" if value < 10 else f"{value:,.1f}"  # noqa: PLR2004 - four digits
 
 
 def examples(*commands: str) -> str:

@@ -24,11 +24,15 @@ from tenantry.tenants.diff import (
     describe,
     find_blocked_moves,
     read_snapshot,
+    snapshot_text,
     write_snapshot,
 )
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import effective_operator_state
 from tenantry.tenants.validation import parse_tenant
+
+STDOUT = Path("-")
+"""The FILE that means standard output."""
 
 TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - not used to sign anything
 
@@ -44,8 +48,9 @@ TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - not used t
     help="Snapshot to compare with.  [default: what the running host serves]",
 )  # fmt: skip
 @click.option(
-    "--save", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-    help="Save a snapshot of the folder, without secrets, instead of comparing.",
+    "--save", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Save a snapshot of the folder, without secrets, instead of comparing. FILE can be - for "
+    "standard output.",
 )  # fmt: skip
 @json_option
 def command(against: Path | None, save: Path | None, is_json: bool) -> None:
@@ -56,6 +61,8 @@ def command(against: Path | None, save: Path | None, is_json: bool) -> None:
     removed tenant, ~ for a change, and ! for a problem. The exit code is 1 if a tenant has a
     problem.
     """
+    if save == STDOUT and is_json:
+        raise click.UsageError("choose either --save - or --json.")
     settings = read_settings()
     salt = secrets.token_hex(16)
     print_leftovers(settings)
@@ -67,7 +74,7 @@ def command(against: Path | None, save: Path | None, is_json: bool) -> None:
     new, problems = read_folder(settings, salt, old, only_endpoints=save is not None)
     changes: list[Change] = []
     if save is not None:
-        write_snapshot(save, salt, {name: new[name] for name in new.keys() - problems})
+        _save(save, salt, {name: new[name] for name in new.keys() - problems})
     else:
         changes = compare(old, new, _route_finder(old, new, problems), problems)
     if is_json:
@@ -78,8 +85,15 @@ def command(against: Path | None, save: Path | None, is_json: bool) -> None:
         if not lines and save is None:
             lines = ["No changes."]
         for line in lines:
-            click.echo(line)
+            click.echo(line, err=save == STDOUT)
     sys.exit(PROBLEM_FOUND if problems else 0)
+
+
+def _save(path: Path, salt: str, tenants: Mapping[str, Any]) -> None:
+    if path == STDOUT:
+        click.echo(snapshot_text(salt, tenants), nl=False)
+    else:
+        write_snapshot(path, salt, tenants)
 
 
 def read_served_tenants(settings: HostSettings, salt: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import click
 
 from tenantry.app.factory import close_app, create_app
 from tenantry.app.trial_build import moved, throw_away_folder
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import load_tenant
@@ -13,7 +14,7 @@ from tenantry.tenants.model import Tenant
 
 
 @click.command("routes", epilog=examples("tenantry routes shop"))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 @json_option
 def command(name: str, is_json: bool) -> None:
     """Show the routes of a tenant.

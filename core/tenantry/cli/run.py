@@ -9,6 +9,7 @@ from flask.cli import FlaskGroup
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from tenantry.app.factory import close_app, create_app
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import examples
 from tenantry.migrations.guard import upgrade_default_database
 from tenantry.settings import read_settings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     context_settings={"ignore_unknown_options": True},
     epilog=examples("tenantry run shop -- routes", "tenantry run shop -- run --debug"),
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 @click.argument("args", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(name: str, args: tuple[str, ...]) -> None:
     """Run a Flask command with the app of a tenant.

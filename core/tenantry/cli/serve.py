@@ -7,6 +7,7 @@ import sys
 import click
 
 from tenantry.app.trial_build import find_build_problems
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import count, examples
 from tenantry.errors import Problem, TenantryError
 from tenantry.server.listeners import Listener, SameListenerError, check_listeners
@@ -44,7 +45,7 @@ def _check_bind(_: click.Context, __: click.Parameter, bind: str) -> str:
 )  # fmt: skip
 @click.option("--reload", "is_reloading", is_flag=True, help="Restart when code changes.")
 @click.option(
-    "--only", multiple=True, metavar="NAME",
+    "--only", multiple=True, metavar="NAME", shell_complete=complete_tenant,
     help="Tenant to serve. Repeatable.  [default: all tenants]",
 )  # fmt: skip
 def command(

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import examples, json_option, print_json, print_table
 from tenantry.observability.redaction import MASK, SIGNING_KEYS, redact_value
 from tenantry.settings import HostSettings, read_settings
@@ -16,7 +17,7 @@ _HOST_DEFAULTS = ("max_concurrent_requests", "trusted_hosts", "deadline_s", "dea
 
 
 @click.command("show", epilog=examples("tenantry show shop"))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 @json_option
 def command(name: str, is_json: bool) -> None:
     """Show a tenant's configuration.

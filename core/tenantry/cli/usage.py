@@ -20,6 +20,12 @@ COLUMNS = (
     "database_s", "queries", "build_s", "builds", "sleeps", "overdue", "uncounted", "last_used",
 )  # fmt: skip
 
+OPTIONAL = (
+    "uncounted", "sleeps", "builds", "build_s", "overdue", "queries", "last_used", "wall_s",
+    "refusals", "database_s", "bytes_in", "bytes_out", "errors",
+)  # fmt: skip
+"""The columns that a narrow terminal leaves out, in this order."""
+
 _SPAN = re.compile(r"([0-9]{1,6})([mhd])")
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400}
 
@@ -57,7 +63,8 @@ def command(since: float | None, is_csv: bool, is_json: bool) -> None:
 
     The totals include all processes of the host, even processes that have ended. All times are in
     seconds. Usage is stored per minute for two days, per hour for two months, and then per day
-    (UTC). The totals include the whole minute, hour or day that contains the time of --since.
+    (UTC). The totals include the whole minute, hour or day that contains the time of --since. A
+    terminal that is too narrow leaves out columns; a pipe, --csv and --json contain every column.
     """
     if is_csv and is_json:
         raise click.UsageError("choose either --csv or --json.")
@@ -71,12 +78,18 @@ def command(since: float | None, is_csv: bool, is_json: bool) -> None:
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print_table(COLUMNS, [["" if v is None else v for v in row.values()] for row in rows])
+        print_table(COLUMNS, [table_row(row) for row in rows], optional=OPTIONAL)
 
 
 def usage_rows(used: Mapping[str, Counts]) -> list[dict[str, Any]]:
     """Return a row for each tenant, sorted by name, with times in seconds."""
     return [_row(name, used[name]) for name in sorted(used)]
+
+
+def table_row(row: Mapping[str, Any]) -> list[Any]:
+    """Return the values of a row in the order of `COLUMNS`, with a time that a table can format."""
+    last = row["last_used"]
+    return [*[row[name] for name in COLUMNS[:-1]], last and datetime.fromisoformat(last)]
 
 
 def _row(tenant: str, counts: Counts) -> dict[str, Any]:

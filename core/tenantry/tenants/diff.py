@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,11 @@ def find_blocked_moves(
         current |= {name: moving.pop(name) for name in free}
 
 
+def snapshot_text(salt: str, tenants: Mapping[str, Any]) -> str:
+    """Return descriptions as the text of a snapshot."""
+    return json.dumps({"salt": salt, "tenants": tenants}, indent=2) + "\n"
+
+
 def write_snapshot(path: Path, salt: str, tenants: Mapping[str, Any]) -> None:
     """Write descriptions to a snapshot file (mode 0600), completely or not at all.
 
@@ -163,14 +169,17 @@ def write_snapshot(path: Path, salt: str, tenants: Mapping[str, Any]) -> None:
     and the salt.
 
     Raises:
-        TenantryError: the file cannot be written.
+        TenantryError: the file cannot be written, or it is a link, a device or a pipe, which the
+            new file would replace.
     """
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise TenantryError(f"{path} is not a regular file; choose another file, or - for stdout.")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump({"salt": salt, "tenants": tenants}, file, indent=2)
+                file.write(snapshot_text(salt, tenants))
             unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
