@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import tenantry.tenants.secrets
+from commands import Tenantry
 from tenantry.tenants.secrets import SecretError, create_secret, secret, secret_file
 
 NAME = "ACME_SECRET_KEY"
@@ -181,3 +182,35 @@ def test_the_data_folder_defaults_to_instance() -> None:
     found = (secret_file(NAME), secret_file(NAME, "/data"))
 
     assert (f"instance/secrets/{NAME}", f"/data/secrets/{NAME}") == found
+
+
+def test_the_error_names_the_credentials_of_a_running_service(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a systemd unit has the secret, the error names the folder of its credentials."""
+    del data_dir
+    monkeypatch.setattr(tenantry.tenants.secrets, "SERVICE_CREDENTIALS", str(tmp_path / "run"))
+    folder = tmp_path / "run" / "tenantry.service"
+    folder.mkdir(parents=True)
+    (folder / NAME).write_text("a key")
+
+    with pytest.raises(SecretError, match=f"set CREDENTIALS_DIRECTORY={folder}"):
+        secret(NAME)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert "a key" == secret(NAME)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "words",
+    ["maintenance on acme", "maintenance off acme", "disable acme", "enable acme", "key acme web",
+     "usage", "list"],
+)  # fmt: skip
+def test_commands_about_operation_need_no_secret(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], data_dir: Path, words: str
+) -> None:
+    """Commands that do not read the tenant file work outside the unit that has the secrets."""
+    del data_dir
+    write_tenant("acme", f"from tenantry import secret\nSECRET_KEY = secret('{NAME}')\n")
+
+    assert 0 == tenantry(*words.split()).code

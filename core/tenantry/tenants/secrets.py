@@ -12,6 +12,9 @@ import re
 CONTAINER_SECRETS = "/run/secrets"
 """The folder where Docker, Podman and Kubernetes conventionally mount secrets."""
 
+SERVICE_CREDENTIALS = "/run/credentials"
+"""The folder where systemd keeps the credentials of each running unit, for the unit's user."""
+
 NEW_SECRET_BYTES = 32
 """Number of random bytes in a new secret: 256 bits, which nobody can guess."""
 
@@ -55,7 +58,7 @@ def secret(name: str, *, create: bool = False) -> str:
     if create:
         return create_secret(name)
     raise SecretError(
-        f"no secret {name!r}. Looked at: {'; '.join(searched)}. "
+        f"no secret {name!r}. Looked at: {'; '.join(searched)}. {_hint(name)}"
         f"Set the variable, or write the secret into {secret_file(name)} (mode 0600)."
     )
 
@@ -102,6 +105,18 @@ def create_secret(name: str, data_dir: str = "") -> str:
     except OSError as error:
         raise SecretError(f"secret {name!r}: cannot create {path}: {error.strerror}.") from error
     return _read(name, path)
+
+
+def _hint(name: str) -> str:
+    """Return how to use the credentials of a running unit that has the secret, or ""."""
+    try:
+        units = sorted(os.listdir(SERVICE_CREDENTIALS))
+    except OSError:
+        return ""
+    for folder in (os.path.join(SERVICE_CREDENTIALS, unit) for unit in units):
+        if os.path.exists(os.path.join(folder, name)):
+            return f"A running service has it: set CREDENTIALS_DIRECTORY={folder}. Otherwise: "
+    return ""
 
 
 def _files(name: str) -> list[str]:
