@@ -88,7 +88,7 @@ def test_a_tenant_that_ends_three_workers_is_parked(
     others = {_status(server, "/globex/") for _ in range(9)}
 
     assert ([0, 0, 0], {200}) == (statuses, others)
-    reason = "parked: a worker ended while one of its requests was in flight"
+    reason = "parked: one of its requests ended a worker"
     assert ("failed", f"{reason}; fix it, then run: tenantry enable acme") == (
         acme["state"],
         acme["reason"],
@@ -124,7 +124,7 @@ def test_a_tenant_that_ends_workers_during_its_build_is_parked(tmp_path: Path) -
             wait_until(lambda: _status(server, "/acme/") == 503 and "tenant.parked" in _log(server))
         parked = {row["name"]: row["reason"] for row in _list(tmp_path)}
 
-    assert parked["acme"].startswith("parked: a worker ended while it was being built")
+    assert parked["acme"].startswith("parked: its build ended a worker")
     assert "" == parked["globex"]
 
 
@@ -142,11 +142,8 @@ def test_a_crash_beside_a_busy_tenant_is_blamed_on_its_thread(
     assert ("", 3) == (reasons["globex"], _log(server).count("tenant.struck"))
 
 
-def test_tenants_in_flight_together_share_the_blame(tmp_path: Path) -> None:
-    """If a worker with requests of two tenants is killed, each tenant gets half of the blame.
-
-    Three killed workers are not enough to park either tenant.
-    """
+def test_no_tenant_is_blamed_for_a_kill_from_outside(tmp_path: Path) -> None:
+    """If workers are killed from outside, the tenants with requests in flight get no strikes."""
     make_hanging_site(tmp_path, acme={}, globex={})
     command, names = [*COMMAND[:-1], "1"], ("acme", "globex")
     with running(command, tmp_path, "/acme/", TENANTRY_DEADLINE_S="0.1") as server:
@@ -166,7 +163,7 @@ def test_tenants_in_flight_together_share_the_blame(tmp_path: Path) -> None:
                 client.join()
             wait_until(lambda: 200 == _status(server, "/globex/"))
 
-        assert (6, 0) == (_log(server).count("tenant.struck"), _log(server).count("tenant.parked"))
+        assert (0, 0) == (_log(server).count("tenant.struck"), _log(server).count("tenant.parked"))
 
 
 def _stuck(folder: Path) -> list[int]:

@@ -118,3 +118,30 @@ def test_head_gets_the_headers_without_the_body(path: str) -> None:
 
     assert (get.status_code, get.headers, b"") == (head.status_code, head.headers, head.data)
     assert "no-store" == get.headers["Cache-Control"]
+
+
+def test_the_counts_for_clients_are_at_most_a_second_old() -> None:
+    """Requests within `READY_AGE_S` count the tenants once; operators always get new counts."""
+    now, counted = [100.0], list[float]()
+
+    def count() -> list[MountStatus]:
+        counted.append(now[0])
+        return [SERVING]
+
+    for is_for_operators in (False, True):
+        pages = HostPages(
+            count, lambda: True, is_for_operators=is_for_operators, clock=lambda: now[0]
+        )
+        client = Client(pages)
+        for now[0] in (100.0, 100.9, 101.1):
+            assert 200 == client.get("/-/readyz").status_code
+
+    assert [100.0, 101.1, 100.0, 100.9, 101.1] == counted
+
+
+def test_a_page_from_before_all_tenants_are_known_is_not_kept() -> None:
+    """`readyz` says that the host is ready as soon as every tenant is known."""
+    is_known = [False, False, True, True, True]
+    client = Client(HostPages(lambda: [SERVING], lambda: is_known.pop(0)))
+
+    assert [503, 200] == [client.get("/-/readyz").status_code for _ in "ab"]

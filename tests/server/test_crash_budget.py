@@ -296,6 +296,7 @@ def test_an_error_in_blaming_does_not_stop_the_master(
     worker: TenantWorker = object.__new__(TenantWorker)
     worker.row, worker.tmp, worker.app = row, heartbeat, SimpleNamespace()
     worker.crash_report = CrashReport()
+    os.write(worker.crash_report._fd, b"Current thread 0x1\n")
     monkeypatch.setenv("TENANTRY_NONSENSE", "1")
 
     worker.note_exit()
@@ -305,6 +306,29 @@ def test_an_error_in_blaming_does_not_stop_the_master(
 
 
 # -- operator state --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_run_out_of_memory", [False, True])
+def test_presence_is_not_guilt(
+    row: Row,
+    heartbeat: Heartbeat,
+    data_dir: Path,
+    *,
+    has_run_out_of_memory: bool,
+) -> None:
+    """Workers killed from outside park no tenant; workers killed for their memory do."""
+    app = SimpleNamespace()
+    for _ in range(4):
+        worker: TenantWorker = object.__new__(TenantWorker)
+        worker.row, worker.tmp, worker.app = row.scoreboard.claim_row(), heartbeat, app
+        assert worker.row is not None
+        worker.row.enter(ACME)
+        worker.crash_report = CrashReport()
+        if has_run_out_of_memory:
+            worker.crash_report._oom_kills = -1
+        worker.note_exit()
+
+    assert (["acme"] if has_run_out_of_memory else []) == parked_tenants(data_dir)
 
 
 def test_operator_state_of_an_older_release_is_read(data_dir: Path) -> None:

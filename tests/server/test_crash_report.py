@@ -48,13 +48,14 @@ def _end_in_thread(report: CrashReport, act: Callable[[], object]) -> tuple[bool
     [
         (lambda: ctypes.string_at(0), True, -signal.SIGSEGV),
         (os.abort, True, -signal.SIGABRT),
-        (lambda: os._exit(7), False, 7),
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), False, -signal.SIGKILL),
+        (lambda: os._exit(7), True, 7),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), True, -signal.SIGKILL),
+        (lambda: signal.raise_signal(signal.SIGKILL), False, -signal.SIGKILL),
     ],
 )
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_crashed_thread_is_named(
     report: CrashReport, act: Callable[[], object], is_named: bool, code: int
 ) -> None:
-    """The report of a fatal signal names the thread; `os._exit` and SIGKILL leave no name."""
+    """The report names the thread that ends the process; a kill from outside leaves no name."""
     assert (is_named, code) == _end_in_thread(report, act)

@@ -1,6 +1,8 @@
 """The host's own pages under `/-/`: liveness and readiness, with reasons for operators only."""
 
 import json
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +13,10 @@ from tenantry.http.problem import ProblemResponse
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+READY_AGE_S = 1.0
+"""Maximum age in seconds of the counts on the tenants' listener. Counting 2,000 tenants takes 13
+ms, and everybody can request the page."""
 
 LIVENESS = "/-/livez"
 """The path of the liveness page."""
@@ -77,6 +83,7 @@ class HostPages:
         is_all_known: returns whether every tenant file has been validated once.
         is_for_operators: whether `/-/readyz` shows names and reasons in addition to counts.
         more: the WSGI app of each further page, by path.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -86,7 +93,11 @@ class HostPages:
         *,
         is_for_operators: bool = False,
         more: "Mapping[str, WSGIApplication] | None" = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
+        self._known: tuple[float, bool, bytes] = (-math.inf, False, b"")
+        """When the last page was made, whether the host was ready, and the page."""
         self._status = status
         self._is_all_known = is_all_known
         self._is_for_operators = is_for_operators
@@ -111,6 +122,21 @@ class HostPages:
     def _ready(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
+        made_at, is_ready, body = self._known
+        if self._is_for_operators or self._clock() - made_at > READY_AGE_S:
+            is_ready, body = self._make_page()
+            if self._is_all_known():  # every tenant is known soon after the start
+                self._known = self._clock(), is_ready, body
+        status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+        ]
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _make_page(self) -> tuple[bool, bytes]:
         mounts = self._status()
         counts = Counter(mount.state for mount in mounts)
         has_failed = any(mount.state == "failed" and not mount.is_parked for mount in mounts)
@@ -121,12 +147,4 @@ class HostPages:
         }
         if self._is_for_operators:
             page["mounts"] = [asdict(mount) for mount in mounts]
-        status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        body = json.dumps(page).encode() + b"\n"
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-        ]
-        start_response(f"{status.value} {status.phrase}", headers)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        return is_ready, json.dumps(page).encode() + b"\n"

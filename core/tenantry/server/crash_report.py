@@ -1,12 +1,18 @@
-"""Reports of the thread that crashed a worker, from `faulthandler` to the master.
+"""Reports of the thread that ended a worker, from the worker to the master.
 
-`faulthandler` writes a report into memory that worker and master share. Only fatal signals leave a
-report (SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL); `os._exit` and SIGKILL leave no report.
+The reports are in memory that worker and master share. `faulthandler` writes a report at a fatal
+signal (SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL). `os._exit`, and `os.kill` for the own process,
+write a report before they act. A worker that is killed from outside leaves no report.
 """
 
 import faulthandler
 import os
 import re
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
 _READ_BYTES = 1 << 20
 _CURRENT = re.compile(rb"Current thread 0x([0-9a-f]+)")
@@ -17,10 +23,32 @@ class CrashReport:
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("tenantry-crash-report")
+        self._oom_kills = _count_oom_kills()
 
     def enable(self) -> None:
-        """Write a report when the calling process crashes, and then run its own signal handlers."""
+        """Write a report when the calling process crashes or ends itself."""
         faulthandler.enable(self._fd)
+        pid, fd, exit_now, kill = os.getpid(), self._fd, os._exit, os.kill
+
+        def note_thread() -> None:
+            os.pwrite(fd, b"Current thread 0x%x\n" % threading.get_ident(), 0)
+
+        def exit_after_report(status: int) -> NoReturn:
+            if os.getpid() == pid:  # not in a child process that code of a tenant has forked
+                note_thread()
+            exit_now(status)
+
+        def kill_after_report(target: int, signum: int, /) -> None:
+            if target == pid == os.getpid() and signum == signal.SIGKILL:
+                note_thread()
+            kill(target, signum)
+
+        os._exit, os.kill = exit_after_report, kill_after_report
+
+    @property
+    def has_run_out_of_memory(self) -> bool:
+        """Whether the kernel has killed a process for its memory since the worker started."""
+        return _count_oom_kills() > self._oom_kills
 
     def thread(self) -> int | None:
         """Return the thread that crashed (`threading.get_ident`), or None without a report."""
@@ -32,3 +60,13 @@ class CrashReport:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _count_oom_kills() -> int:
+    """Return how many processes the kernel has killed because memory ran out (proc(5))."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0

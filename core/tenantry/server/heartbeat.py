@@ -65,6 +65,11 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         self.culprit: InFlight | None = None
         """The request or build on the blocking thread, or None."""
 
+    @property
+    def has_held_worker(self) -> bool:
+        """Whether the worker was silent for so long that the master ended it."""
+        return self.culprit is not None or 0 < self._timeout_s <= self.silent_s
+
     def notify(self) -> None:
         """Touch the heartbeat file in the worker, at most every `TOUCH_S`."""
         now = time.monotonic()

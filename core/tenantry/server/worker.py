@@ -239,8 +239,11 @@ class TenantWorker(Worker):  # type: ignore[misc]
             self.crash_report.close()
             return
         try:
-            suspects, reason = blame(self.row, self.tmp, self.crash_report.thread())
-            if suspects:
+            thread = self.crash_report.thread()
+            suspects, reason = blame(self.row, self.tmp, thread)
+            # A worker that was killed from outside says nothing about its tenants.
+            is_own_end = thread is not None or self.crash_report.has_run_out_of_memory
+            if suspects and (is_own_end or self.tmp.has_held_worker):
                 app = self.app  # one object for all workers, even after a HUP
                 app.strikes = getattr(app, "strikes", None) or CrashBudget(read_settings().data_dir)
                 app.strikes.note(suspects, reason)

@@ -1,0 +1,31 @@
+"""Prints the path of the newest Python on this machine, if it is newer than the one that runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+_NAME = re.compile(r"python3\.(\d+)")
+
+
+def main() -> None:
+    """Look in the folders of the search path, and in those of pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    folders = [*map(Path, os.get_exec_path()), *pyenv.glob("versions/*/bin")]
+    found = {
+        (int(match[1]), str(path))
+        for folder in folders
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if (match := _NAME.fullmatch(path.name)) and int(match[1]) > sys.version_info.minor
+    }
+    for _, path in sorted(found, reverse=True):
+        # A shim of pyenv exists even for a version that is not selected.
+        if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+            print(path)
+            return
+
+
+if __name__ == "__main__":
+    main()
