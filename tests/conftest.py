@@ -170,7 +170,9 @@ def _acme(write_tenant: Callable[..., Path], data_dir: Path) -> Path:
 
 
 @pytest.fixture(name="write_endpoint")
-def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+def _write_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, str], str]]:
     """Return a function that writes an endpoint's blueprint and returns the import name."""
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -182,7 +184,8 @@ def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         (package / "blueprint.py").write_text(text)
         return f"extra.{name}"
 
-    return write
+    yield write
+    sys.modules.pop("extra", None)  # the package around the endpoints belongs to the process
 
 
 @pytest.fixture(name="host")

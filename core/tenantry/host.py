@@ -345,6 +345,7 @@ class Host:
             budget=resources.budget,
             decoding_memory=resources.decoding_memory,
             note_query=resources.note_query,
+            sources=resources.sources,
         )
         try:
             with secret_scope(app.config):

@@ -1,15 +1,17 @@
-"""Each app has its own copy of an endpoint's modules, except `models`, which all apps share."""
+"""Each build of an app has its own copy of an endpoint's modules, unless a module asks to share."""
 
 import gc
 import importlib
+import importlib.resources
 import logging
+import pickle
 import sys
 import threading
-import types
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -18,11 +20,11 @@ from werkzeug.test import Client
 from servers import DEADLINE_S
 from tenantry.app.factory import close_app, create_app
 from tenantry.endpoints.finding import available_endpoints, find_endpoint
-from tenantry.endpoints.loading import (
-    LoadedEndpoint,
-    load_endpoint,
-)
+from tenantry.endpoints.loading import load_endpoint, unload_endpoints
+from tenantry.endpoints.plain_names import resolve_plain_names, using
 from tenantry.errors import EndpointError
+from tenantry.private_code.modules import PrivateModules
+from tenantry.private_code.sources import Sources
 
 SHOP = {
     "__init__.py": "",
@@ -53,7 +55,7 @@ shop_api.add_resource(Shop, "/")
 }
 
 WriteEndpoint = Callable[..., str]
-Load = Callable[..., LoadedEndpoint]
+Load = Callable[..., PrivateModules]
 
 
 @pytest.fixture(name="write_endpoint")
@@ -82,21 +84,28 @@ def _write_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture(name="load")
 def _load() -> Iterator[Load]:
-    """Return the function `load_endpoint`. The fixture unloads the loaded endpoints."""
-    loaded: list[LoadedEndpoint] = []
+    """Return a function that loads an endpoint for a new build of a tenant."""
+    resolve_plain_names()
+    builds: list[PrivateModules] = []
+    sources = Sources()
 
-    def load(name: str, tenant: str = "acme") -> LoadedEndpoint:
-        loaded.append(load_endpoint(name, tenant))
-        return loaded[-1]
+    def load(name: str, tenant: str = "acme") -> PrivateModules:
+        modules = PrivateModules(tenant, sources)
+        modules.begin()
+        builds.append(modules)
+        with using(modules):
+            load_endpoint(name, modules)
+        return modules
 
     yield load
-    for endpoint in loaded:
-        endpoint.unload()
+    for modules in builds:
+        unload_endpoints(modules)
+    sources.close()
 
 
-def module(endpoint: LoadedEndpoint, name: str) -> types.ModuleType:
-    """Return a module of an endpoint, as loaded for one app."""
-    return sys.modules[f"{endpoint.package}.{name}"]
+def module(modules: PrivateModules, name: str) -> Any:
+    """Return a module of the endpoint `corp.shop`, as loaded for one build."""
+    return modules.modules[f"corp.shop.{name}"]
 
 
 def app_of(name: str, tenant: str, data_dir: Path) -> Flask:
@@ -111,27 +120,89 @@ def app_of(name: str, tenant: str, data_dir: Path) -> Flask:
 def test_two_apps_have_their_own_blueprint_and_resources(
     load: Load, write_endpoint: WriteEndpoint
 ) -> None:
-    """Two apps share no module-level state of an endpoint's `blueprint.py` or `resources.py`."""
+    """Two apps share no module of an endpoint, and so no class or module-level state."""
     name = write_endpoint()
 
     acme, globex = load(name, "acme"), load(name, "globex")
 
-    assert acme.blueprint is not globex.blueprint
-    for own in ("blueprint", "resources"):
+    for own in ("blueprint", "resources", "models"):
         assert module(acme, own) is not module(globex, own)
     assert module(acme, "resources").seen is not module(globex, "resources").seen
     assert module(acme, "resources").Shop is not module(globex, "resources").Shop
+    assert module(acme, "resources").ShopModel is module(acme, "models").ShopModel
+    assert module(acme, "models").ShopModel is not module(globex, "models").ShopModel
 
 
-def test_two_apps_share_the_models(load: Load, write_endpoint: WriteEndpoint) -> None:
-    """All apps share an endpoint's `models.py`, even if it is imported by its full name."""
-    name = write_endpoint()
+def test_two_apps_share_a_module_that_asks_for_it(
+    load: Load, write_endpoint: WriteEndpoint
+) -> None:
+    """All apps share a module that begins with `__shared__ = True`, and what it imports."""
+    models = '"""Docs."""\n\n__shared__ = True\nfrom .errors import ShopError\n' + SHOP["models.py"]
+    name = write_endpoint(
+        models=models, errors="__shared__ = True\nclass ShopError(Exception): 0\n"
+    )
 
     acme, globex = load(name, "acme"), load(name, "globex")
 
-    shared = importlib.import_module("corp.shop.models")
-    assert [shared, shared] == [module(acme, "models"), module(globex, "models")]
+    shared = module(acme, "models")
+    assert shared is module(globex, "models")
     assert module(acme, "resources").ShopModel is shared.ShopModel
+    assert acme.load("corp.shop.errors").ShopError is shared.ShopError
+
+
+def test_a_shared_module_may_not_import_a_private_one(
+    load: Load, write_endpoint: WriteEndpoint
+) -> None:
+    """The error names the module that would have to be shared, too."""
+    name = write_endpoint(models="__shared__ = True\nfrom .errors import X\n", errors="X = 1\n")
+
+    with pytest.raises(EndpointError, match=r"corp\.shop\.errors is imported by a shared module"):
+        load(name)
+
+
+def test_the_names_of_private_modules_are_the_same_in_every_build(
+    load: Load, write_endpoint: WriteEndpoint
+) -> None:
+    """A module's name has the tenant after its first part, and no counter."""
+    name = write_endpoint(models="import logging\nNAME = __name__\nclass ShopModel: pass\n")
+
+    names = [
+        (module(build, "models").NAME, module(build, "models").ShopModel.__module__)
+        for build in (load(name), load(name))
+    ]
+
+    assert [("corp@acme.shop.models",) * 2] * 2 == names
+
+
+def test_outside_code_finds_the_modules_of_the_latest_build(
+    load: Load, write_endpoint: WriteEndpoint
+) -> None:
+    """Pickles and `import_module` find a private module by its name, and so does `resources`."""
+    name = write_endpoint(late="X = 1\n")
+    load(name)
+    latest = load(name)
+    item = module(latest, "models").ShopModel()
+
+    assert type(item) is type(pickle.loads(pickle.dumps(item)))
+    assert latest.load("corp.shop.late") is importlib.import_module("corp@acme.shop.late")
+    files = importlib.resources.files("corp@acme.shop")
+    assert "seen" in files.joinpath("resources.py").read_text()
+
+
+def test_a_build_that_fails_leaves_the_modules_of_the_last_one(
+    load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
+) -> None:
+    """After a failed build, names mean the modules of the build that serves."""
+    serving = load(write_endpoint())
+    (tmp_path / "corp/shop/blueprint.py").write_text("raise ValueError('no')\n")
+    failing = PrivateModules("acme", Sources())
+    failing.begin()
+    with pytest.raises(EndpointError):
+        load_endpoint("corp.shop", failing)
+
+    unload_endpoints(failing)
+
+    assert module(serving, "models") is sys.modules["corp@acme.shop.models"]
 
 
 def test_two_apps_do_not_share_a_counter(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
@@ -154,7 +225,14 @@ def test_two_apps_do_not_share_a_counter(data_dir: Path, write_endpoint: WriteEn
         "from . import resources; seen = resources.seen",
         "from .resources import seen",
         "from ..shop.resources import seen",
+        "from .resources import *",
+        "import corp.shop.resources; seen = corp.shop.resources.seen",
+        "import corp.shop.resources as r; seen = r.seen",
+        "from corp import shop; seen = shop.resources.seen",
         "import importlib; seen = importlib.import_module('.resources', __package__).seen",
+        "import importlib; seen = importlib.import_module('corp.shop.resources').seen",
+        "seen = __import__('corp.shop.resources').shop.resources.seen",
+        "import werkzeug.utils as u; seen = u.import_string('corp.shop.resources:seen')",
     ],
 )
 def test_an_import_within_the_endpoint_is_private(
@@ -167,20 +245,6 @@ def test_an_import_within_the_endpoint_is_private(
 
     assert seen is module(endpoint, "resources").seen
     assert "corp.shop.resources" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    "line", ["from corp.shop.models import ShopModel", "from .models import *"]
-)
-def test_an_import_of_the_models_is_shared(
-    load: Load, write_endpoint: WriteEndpoint, line: str
-) -> None:
-    """An endpoint gets the shared module `models.py`, whatever form of import it uses."""
-    endpoint = load(write_endpoint(blueprint=f"{SHOP['blueprint.py']}\n{line}\n"))
-
-    model = module(endpoint, "blueprint").ShopModel
-
-    assert model is importlib.import_module("corp.shop.models").ShopModel
 
 
 def test_a_sub_package_of_an_endpoint_is_private(
@@ -199,23 +263,6 @@ def test_a_sub_package_of_an_endpoint_is_private(
 
     assert module(endpoint, "blueprint").seen is module(endpoint, "resources").seen
     assert 1 == module(endpoint, "blueprint").outside
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["import corp.shop.resources", "import corp.shop.resources as r", "from corp import shop"],
-)
-def test_an_import_that_cannot_be_made_private_is_rejected(
-    write_endpoint: WriteEndpoint, line: str
-) -> None:
-    """If an endpoint imports its own module by full name, the error says how to fix the import."""
-    name = write_endpoint(resources=f"{SHOP['resources.py']}\n{line}\n")
-
-    with pytest.raises(EndpointError) as refused:
-        load_endpoint(name, "acme")
-
-    assert "(resources.py, line 12)" in str(refused.value)
-    assert "write `from . import …`" in str(refused.value)
 
 
 def test_an_import_inside_a_view_is_private(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
@@ -240,18 +287,21 @@ class Shop(Resource):
     assert [1, 2, 1] == answers
 
 
-def test_a_changed_endpoint_is_read_again(
+def test_new_sources_read_changed_files(
     load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
 ) -> None:
-    """An app that is built after an endpoint's file changed uses the new file, not a `.pyc`."""
-    name = write_endpoint()
-    load(name, "acme")
+    """All builds of a process use the files as first read; new `Sources` read them again."""
+    load(write_endpoint())
     path = tmp_path / "corp/shop/resources.py"
     path.write_text(path.read_text() + "NEW = 1\n")
 
-    endpoint = load(name, "globex")
+    old = load("corp.shop", "globex")
+    new = PrivateModules("initech", Sources())
+    new.begin()
+    load_endpoint("corp.shop", new)
 
-    assert 1 == module(endpoint, "resources").NEW
+    assert [False, True] == [hasattr(module(one, "resources"), "NEW") for one in (old, new)]
+    unload_endpoints(new)
 
 
 def test_an_endpoint_can_be_loaded_in_many_threads(
@@ -260,15 +310,14 @@ def test_an_endpoint_can_be_loaded_in_many_threads(
     """If eight threads load an endpoint at once, each gets a blueprint of its own."""
     name, together = write_endpoint(), threading.Barrier(8)
 
-    def load_together(number: int) -> LoadedEndpoint:
+    def load_together(number: int) -> PrivateModules:
         together.wait(DEADLINE_S)
         return load(name, f"acme-{number}")
 
     with ThreadPoolExecutor(8) as threads:
         endpoints = list(threads.map(load_together, range(8)))
 
-    assert 8 == len({id(endpoint.blueprint) for endpoint in endpoints})
-    assert 1 == len({id(module(endpoint, "models")) for endpoint in endpoints})
+    assert 8 == len({id(module(one, "blueprint").shop_bp) for one in endpoints})
 
 
 # -- the end of an app --------------------------------------------------------------------------
@@ -280,16 +329,19 @@ def test_a_closed_app_and_its_modules_are_freed(
     """After `close_app`, no object refers to the app, its modules or their classes."""
     app = app_of(write_endpoint(), "acme", data_dir)
     assert 200 == Client(app).get("/").status_code
-    private = [name for name in sys.modules if name.startswith("corp/shop@acme-")]
-    own = [sys.modules[name] for name in private if not name.endswith("models")]
-    references = [weakref.ref(thing) for thing in (app, *own, own[-1].__dict__["Shop"])]
+    private = [name for name in sys.modules if name.startswith("corp@acme")]
+    own = [sys.modules[name] for name in private]
+    references = [
+        weakref.ref(thing)
+        for thing in (app, *own, sys.modules["corp@acme.shop.resources"].__dict__["Shop"])
+    ]
 
     close_app(app)
     close_app(app)
     del app, own
     gc.collect()
 
-    assert 4 == len(private)
+    assert 5 == len(private)
     assert [None] * len(references) == [reference() for reference in references]
     assert not [name for name in sys.modules if "@" in name]
 
@@ -299,21 +351,23 @@ def test_the_loggers_of_a_private_package_are_removed(write_endpoint: WriteEndpo
     line = "import logging\nlogging.getLogger(__name__).info('hello')\n"
     name = write_endpoint(resources=SHOP["resources.py"] + line)
     before = set(logging.Logger.manager.loggerDict)
-    endpoint = load_endpoint(name, "acme")
+    build = PrivateModules("acme", Sources())
+    build.begin()
+    load_endpoint(name, build)
     during = set(logging.Logger.manager.loggerDict) - before
 
-    endpoint.unload()
+    unload_endpoints(build)
 
-    assert {endpoint.package, f"{endpoint.package}.resources"} == during
+    assert {"corp@acme", "corp@acme.shop", "corp@acme.shop.resources"} == during
     assert before == set(logging.Logger.manager.loggerDict)
 
 
-def test_a_failed_load_leaves_no_module(write_endpoint: WriteEndpoint) -> None:
-    """If an endpoint fails to load, modules that it imported before the failure are removed."""
+def test_a_failed_build_leaves_no_module(data_dir: Path, write_endpoint: WriteEndpoint) -> None:
+    """If a build fails, modules that it imported before the failure are removed."""
     name = write_endpoint(blueprint=SHOP["blueprint.py"] + "raise ValueError('no')\n")
 
     with pytest.raises(EndpointError):
-        load_endpoint(name, "acme")
+        app_of(name, "acme", data_dir)
 
     assert not [module for module in sys.modules if "@" in module]
 
@@ -335,12 +389,14 @@ def test_a_short_name_means_an_endpoint_of_tenantry() -> None:
         *("os", "os.path", "nobody.shop", "corp.nobody", "json.decoder.x"),
     ],
 )
-def test_an_unknown_endpoint_is_rejected(write_endpoint: WriteEndpoint, name: str) -> None:
+def test_an_unknown_endpoint_is_rejected(
+    load: Load, write_endpoint: WriteEndpoint, name: str
+) -> None:
     """The error for an unknown endpoint lists the available endpoints."""
     write_endpoint()
 
     with pytest.raises(EndpointError) as refused:
-        load_endpoint(name, "acme")
+        load(name)
 
     assert str(refused.value).startswith(f"no endpoint named {name!r}; ")
     assert "landing" in str(refused.value)
@@ -369,13 +425,13 @@ def test_a_package_without_a_blueprint_is_not_an_endpoint(write_endpoint: WriteE
     ["", "shop_bp = None\n", "from flask import Blueprint\nbp = Blueprint('shop', __name__)\n"],
 )
 def test_a_blueprint_with_another_name_is_rejected(
-    write_endpoint: WriteEndpoint, text: str
+    load: Load, write_endpoint: WriteEndpoint, text: str
 ) -> None:
     """If a blueprint has the wrong name, the error contains the line that the author must write."""
     name = write_endpoint(blueprint=text)
 
     with pytest.raises(EndpointError) as refused:
-        load_endpoint(name, "acme")
+        load(name)
 
     assert "shop_bp = Blueprint('shop', __name__)" in str(refused.value)
 
@@ -394,13 +450,13 @@ def test_a_blueprint_with_another_name_is_rejected(
     ],
 )
 def test_an_endpoint_that_fails_to_import_is_named_with_its_line(
-    write_endpoint: WriteEndpoint, text: str, expected: str
+    load: Load, write_endpoint: WriteEndpoint, text: str, expected: str
 ) -> None:
     """If an endpoint cannot be imported, the error names the endpoint, the file and the line."""
     name = write_endpoint(resources=text)
 
     with pytest.raises(EndpointError) as refused:
-        load_endpoint(name, "acme")
+        load(name)
 
     assert str(refused.value).startswith("endpoint 'corp.shop' fails to import: ")
     assert expected in str(refused.value)
@@ -408,25 +464,26 @@ def test_an_endpoint_that_fails_to_import_is_named_with_its_line(
 
 
 def test_a_failing_models_module_is_named_with_its_line(
+    load: Load,
     write_endpoint: WriteEndpoint,
 ) -> None:
     """If an endpoint's `models.py` cannot be imported, the error names the line in that file."""
     name = write_endpoint(models="\n\nraise ValueError('no')\n")
 
     with pytest.raises(EndpointError, match=r"ValueError: no \(models\.py:3\)"):
-        load_endpoint(name, "acme")
+        load(name)
 
 
 @pytest.mark.parametrize("text", ["raise SystemExit(3)", "import nobody_at_all"])
 def test_a_failing_parent_package_is_not_reported_as_missing(
-    write_endpoint: WriteEndpoint, tmp_path: Path, text: str
+    load: Load, write_endpoint: WriteEndpoint, tmp_path: Path, text: str
 ) -> None:
     """If an endpoint's parent package raises, the endpoint counts as failing, not as missing."""
     name = write_endpoint()
     (tmp_path / "corp/__init__.py").write_text(text)
 
     with pytest.raises(EndpointError, match=r"endpoint 'corp\.shop' fails to import"):
-        load_endpoint(name, "acme")
+        load(name)
 
 
 def test_finding_an_endpoint_runs_no_code(write_endpoint: WriteEndpoint, tmp_path: Path) -> None:

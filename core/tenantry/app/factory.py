@@ -22,7 +22,13 @@ from tenantry.app.lazy_rule import LazyRule
 from tenantry.app.log_handlers import Added, host_log
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.session import NoteQuery, close_database, open_database
-from tenantry.endpoints.loading import LOADED_ENDPOINTS, load_endpoint, registration_errors
+from tenantry.endpoints.loading import (
+    LOADED_ENDPOINTS,
+    load_endpoint,
+    registration_errors,
+    unload_endpoints,
+)
+from tenantry.endpoints.plain_names import resolve_plain_names, using
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
 from tenantry.files.memory_budget import (
@@ -37,6 +43,8 @@ from tenantry.http.environ import HEAD_CHECKED_FOR
 from tenantry.library_locks import lock_library_functions
 from tenantry.migrations.guard import MigrationGuard, add_migration_guard
 from tenantry.observability.redaction import secret_scope
+from tenantry.private_code.modules import PrivateModules
+from tenantry.private_code.sources import Sources
 from tenantry.settings import read_settings
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import parse_tenant
@@ -124,6 +132,8 @@ class TenantApp(Flask):
     When the host closes the app, the host removes these log handlers, because the tenant's next app
     uses the same loggers.
     """
+    private_modules: PrivateModules | None = None
+    """The modules of the app's endpoints."""
     request_class = TenantRequest
     response_class = TenantResponse
     url_rule_class = LazyRule
@@ -152,6 +162,7 @@ def create_app(
     budget: ConnectionBudget | None = None,
     decoding_memory: MemoryBudget | None = None,
     note_query: NoteQuery | None = None,
+    sources: Sources | None = None,
 ) -> Flask:
     """Build the Flask app of one tenant.
 
@@ -166,6 +177,7 @@ def create_app(
             budget of `DECODING_BYTES`.
         note_query: a function that receives the tenant's name and the duration in nanoseconds of
             each database query.
+        sources: the compiled code of endpoints. The default reads each file again.
 
     Returns:
         The app, in which the tenant's endpoints are registered. Call `close_app` when you no longer
@@ -176,6 +188,7 @@ def create_app(
         EndpointError: an endpoint does not exist, or its import or registration fails.
     """
     lock_library_functions()
+    resolve_plain_names()
     data_dir = (data_dir or read_settings().data_dir).absolute()
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)
@@ -192,13 +205,19 @@ def create_app(
         DECODING_BYTES, DECODING_WAIT_S
     )
     app.extensions[LOADED_ENDPOINTS] = []
+    modules = app.private_modules = PrivateModules(tenant.name, sources)
     added: list[Added] = []
+    modules.begin()
     try:
-        with secret_scope(app.config), host_log.watching(tenant.name, added) as watch:
+        with (
+            using(modules),
+            secret_scope(app.config),
+            host_log.watching(tenant.name, added) as watch,
+        ):
             guard = add_migration_guard(app, tenant, data_dir)
             for name in tenant.blueprints:
                 watch.begin(name)
-                _add_endpoint(app, guard, name, tenant.name)
+                _add_endpoint(app, guard, name, modules)
     except BaseException:
         app.log_handlers = tuple(added)
         close_app(app)
@@ -207,14 +226,16 @@ def create_app(
     return app
 
 
-def _add_endpoint(app: Flask, guard: MigrationGuard | None, name: str, tenant: str) -> None:
-    endpoint = load_endpoint(name, tenant)
+def _add_endpoint(
+    app: Flask, guard: MigrationGuard | None, name: str, modules: PrivateModules
+) -> None:
+    endpoint = load_endpoint(name, modules)
     app.extensions[LOADED_ENDPOINTS].append(endpoint)
     if guard is not None:
         guard.protect(name, endpoint.blueprint)
     with registration_errors(name):
         app.register_blueprint(endpoint.blueprint)
-    confine_receivers(app, name, endpoint.package)
+    confine_receivers(app, name, modules)
 
 
 def check_app(app: Flask) -> None:
@@ -259,8 +280,9 @@ def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], st
 
 def close_app(app: Flask) -> None:
     """Free the resources of an app that serves no more requests. Idempotent."""
-    for endpoint in reversed(app.extensions.pop(LOADED_ENDPOINTS, [])):
-        endpoint.unload()
+    app.extensions.pop(LOADED_ENDPOINTS, None)
+    if isinstance(app, TenantApp) and app.private_modules is not None:
+        unload_endpoints(app.private_modules)
     close_database(app)
     if isinstance(app, TenantApp):
         added, app.log_handlers = app.log_handlers, ()

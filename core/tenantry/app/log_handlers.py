@@ -16,6 +16,8 @@ from typing import Any
 
 from flask.logging import default_handler
 
+from tenantry.private_code.names import tenant_of
+
 Added = tuple[logging.Logger, logging.Handler]
 """A logger, and a handler that an endpoint added to it."""
 
@@ -259,8 +261,8 @@ def _hosts() -> list[logging.Logger]:
 
 def _owner(name: str) -> str | None:
     """Return the tenant that a logger belongs to, or None for the host and libraries."""
-    if "@" in name:  # a tenant's copy of an endpoint, such as `shop@acme-1.resources`
-        return name.partition(".")[0].partition("@")[2].rpartition("-")[0]
+    if tenant := tenant_of(name):  # a tenant's copy of an endpoint, such as `shop@acme.resources`
+        return tenant
     first, _, rest = name.partition(".")
     return rest.partition(".")[0] if rest and first == _ALL_TENANTS else None
 

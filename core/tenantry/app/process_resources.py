@@ -22,6 +22,7 @@ from tenantry.middleware.fair_share import FairShare
 from tenantry.middleware.in_flight import RequestsInFlight
 from tenantry.observability.scoreboard import Row
 from tenantry.observability.usage_counters import UsageCounters
+from tenantry.private_code.sources import Sources
 from tenantry.settings import HostSettings
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.openid import OpenId
@@ -35,7 +36,8 @@ class ProcessResources:
 
     Thread-safe. After a fork, the child process needs a new instance.
 
-    `close()` closes the rate storage. Each app closes its own database connections.
+    `close()` closes the rate storage and removes shared modules. Each app closes its own database
+    connections.
 
     Args:
         settings: the host's settings.
@@ -60,6 +62,7 @@ class ProcessResources:
         self.in_flight = RequestsInFlight(FairShare(threads), row)
         self.watchdog = Watchdog(self.in_flight, note_overdue=partial(usage.add, overdue=1))
         self.failed_attempts = FailedAttempts()
+        self.sources = Sources()
         self.note_query = partial(_note_query, usage)
         self._rates_url = settings.rate_limit_storage
         self._rates_folder = settings.data_dir / ".rates"
@@ -122,7 +125,8 @@ class ProcessResources:
         return check
 
     def close(self) -> None:
-        """Close the rate storage. Idempotent."""
+        """Close the rate storage, and remove the modules that all tenants share. Idempotent."""
+        self.sources.close()
         if self._rates is not None:
             self._rates.close()
 

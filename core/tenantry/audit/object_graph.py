@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantry.audit.sharing_rules import TypeKind, type_kind, type_names
+from tenantry.private_code.names import plain_name, tenant_of
 
 TENANTRY = "tenantry"
 
@@ -53,8 +54,6 @@ class ProcessSnapshot:
 
     apps: Mapping[int, str]
     """Maps the `id()` of each app to the name of its tenant."""
-    private_packages: Mapping[str, str]
-    """Maps each private copy of an endpoint's package to the tenant that owns the copy."""
     packages: frozenset[str]
     """The packages of the enabled endpoints, and their top-level packages.
 
@@ -82,23 +81,20 @@ class ProcessSnapshot:
         return found
 
     def _is_tenant_code(self, module: str) -> bool:
-        if is_private(module):
+        if tenant_of(module):
             return True
-        if any(f"{module}.".startswith(f"{package}.") for package in self.packages):
+        plain = plain_name(module)
+        if any(f"{plain}.".startswith(f"{package}.") for package in self.packages):
             return True
         file = getattr(sys.modules.get(module), "__file__", None)
-        is_ours = module.partition(".")[0] == TENANTRY
+        is_ours = plain.partition(".")[0] == TENANTRY
         return not is_ours and isinstance(file, str) and not file.startswith(_library_folders())
 
     def owner(self, thing: object) -> str | None:
         """Return the tenant that owns an app or a private copy of code; None for other objects."""
         if id(thing) in self.apps:
             return self.apps[id(thing)]
-        module = self.module_of(thing)
-        if not is_private(module):
-            return None
-        package = module.partition(".")[0]
-        return self.private_packages.get(package) or package.partition("@")[2].rpartition("-")[0]
+        return tenant_of(self.module_of(thing)) or None
 
     def module_of(self, thing: object) -> str:
         """Return the module of a class or function, or the name of a module; otherwise ""."""
@@ -189,11 +185,6 @@ class ObjectGraph:
         ):
             self.mutable.add(key)
         return True
-
-
-def is_private(module: str) -> bool:
-    """Whether a module is one tenant's own copy of an endpoint's module."""
-    return "@" in module.partition(".")[0]
 
 
 def namespace_of(module: object) -> dict[str, object]:

@@ -15,10 +15,10 @@ from typing import Any
 from tenantry.audit.object_graph import (
     ProcessSnapshot,
     copied_items,
-    is_private,
     namespace_of,
     own_dict,
 )
+from tenantry.private_code.names import plain_name, tenant_of
 
 KEY_CHARACTERS = 40
 """Maximum length of a dictionary key in the description of a path."""
@@ -46,12 +46,6 @@ class Definition:
         lines = _binding_lines(file)
         line = lines.get(self.name) or lines.get(self.name.partition(".")[0])
         return relative_path(file) if line is None else f"{relative_path(file)}:{line}"
-
-
-def plain_name(module: str) -> str:
-    """Return a module's name without the tenant: `a/b@acme-1.resources` → `a.b.resources`."""
-    package, dot, inner = module.partition(".")
-    return package.partition("@")[0].replace("/", ".") + dot + inner
 
 
 def qualified_name(thing: object) -> str:
@@ -112,7 +106,7 @@ def find_definition(path: Sequence[object], snapshot: ProcessSnapshot) -> Defini
 def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition | None:
     """Return the name of an object in tenant code that all apps share."""
     for module_name, module in list(sys.modules.items()):
-        if is_private(module_name) or not snapshot.is_tenant_code(module_name):
+        if tenant_of(module_name) or not snapshot.is_tenant_code(module_name):
             continue
         if issubclass(type(module), types.ModuleType):
             name = _key_of(thing, copied_items(namespace_of(module)))
@@ -136,7 +130,7 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
         return str(getattr(thing, "__name__", "class"))
     if isinstance(thing, types.FunctionType):
         # `functools.wraps` gives a library's wrapper the `__module__` of the wrapped function.
-        is_shared = not is_private(thing.__module__) and snapshot.is_tenant_code(thing.__module__)
+        is_shared = not tenant_of(thing.__module__) and snapshot.is_tenant_code(thing.__module__)
         if not (is_shared or snapshot.is_tenant_code(snapshot.module_of(thing))):
             return ""
         is_method = snapshot.kind(parent) == "class"

@@ -128,11 +128,6 @@ def _snapshot(tenants: Sequence[AuditedTenant]) -> ProcessSnapshot:
     return ProcessSnapshot(
         apps={id(audited.app): audited.name for audited in tenants}
         | {id(sys.modules): _EVERY_TENANT},
-        private_packages={
-            endpoint.package: audited.name
-            for audited in tenants
-            for endpoint in _loaded_endpoints(audited.app)
-        },
         packages=frozenset(
             package
             for audited in tenants
@@ -160,14 +155,14 @@ def _roots(
 
     The first group contains objects that the author of an endpoint knows.
     """
-    packages = {endpoint.package for endpoint in _loaded_endpoints(app)}
+    packages = tuple(f"{endpoint.package}." for endpoint in _loaded_endpoints(app))
     extensions = [(name, item) for name, item in app.extensions.items() if name != LOADED_ENDPOINTS]
     return [
         [(f"view {name}", view) for name, view in app.view_functions.items()],
         [
             (f"module {name.partition('.')[2]}", module)
             for name, module in list(sys.modules.items())
-            if name.partition(".")[0] in packages and "." in name
+            if name.startswith(packages)
         ],
         [*_receivers(app, signals)],
         [(f"extension {name}", extension) for name, extension in extensions],

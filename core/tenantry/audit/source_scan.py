@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tenantry.audit.finding import Finding, finding_id
-from tenantry.audit.object_graph import ProcessSnapshot, is_private, namespace_of
-from tenantry.audit.reference_path import Definition, plain_name, qualified_name, relative_path
+from tenantry.audit.object_graph import ProcessSnapshot, namespace_of
+from tenantry.audit.reference_path import Definition, qualified_name, relative_path
 from tenantry.audit.sharing_rules import (
     CHANGES_PROCESS,
     CHANGES_SHARED,
@@ -30,6 +30,7 @@ from tenantry.audit.sharing_rules import (
     VIEWS_OF_ALL_TENANTS,
     IssueKind,
 )
+from tenantry.private_code.names import plain_name, tenant_of
 
 _CONTAINERS = (list, dict, set, deque, bytearray)
 _CLASS_EXPRESSIONS = ("cls", "type(self)", "self.__class__")
@@ -110,7 +111,7 @@ class _Scanner(ast.NodeVisitor):
         self.issues: list[_Issue] = []
         self._module = module
         self._snapshot = snapshot
-        self._is_shared = not is_private(module)
+        self._is_shared = not tenant_of(module)
         self._names = _Names(module, tree)
         self._restores_warnings = False
 
@@ -232,7 +233,7 @@ class _Scanner(ast.NodeVisitor):
             name = (_constant(node.args[0]) if node.args else "") or "root"
             if node.args and ast.unparse(node.args[0]) == "__name__":
                 name = self._module
-        is_own = is_private(name) or (name == self._module and self._is_import_time())
+        is_own = tenant_of(name) or (name == self._module and self._is_import_time())
         if name in ("", _UNKNOWN_TEXT) or name.startswith("tenant.") or is_own:
             return ""
         return f"logger {name}"
@@ -244,11 +245,11 @@ class _Scanner(ast.NodeVisitor):
             return ""
         if issubclass(type(value), types.ModuleType):
             module = _module_name(value)
-            return "" if is_private(module) else ".".join(module.split(".")[-2:])
+            return "" if tenant_of(module) else ".".join(module.split(".")[-2:])
         if self._snapshot.kind(value) not in ("class", "function"):
             return ""
         module = self._snapshot.module_of(value)
-        is_shared = module and not is_private(module)
+        is_shared = module and not tenant_of(module)
         return Definition(module, qualified_name(value)).label if is_shared else ""
 
     def _is_import_time(self) -> bool:

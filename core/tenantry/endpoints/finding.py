@@ -9,9 +9,9 @@ import shlex
 from contextlib import suppress
 from pathlib import Path
 
-from tenantry.endpoints.private_modules import folders_of
 from tenantry.errors import EndpointError
 from tenantry.files.permissions import is_writable_by_all
+from tenantry.private_code.search import folders_of
 
 _PACKAGE = __name__.rpartition(".")[0]
 """The package that contains the endpoints with short names."""

@@ -1,14 +1,11 @@
-"""Loads endpoints for an app.
+"""Loads the endpoints of an app.
 
 A Flask-RESTful `Api` keeps only the app of its last registration, and sets attributes on `Resource`
-classes. Therefore, the objects in `blueprint.py` and `resources.py` must exist once for each app.
-The module `private_modules` gives each app its own copy of an endpoint's modules.
+classes. Therefore, each build of an app has its own copy of every module of its endpoints
+(`private_code`).
 """
 
-import importlib
-import itertools
 import logging
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,57 +15,60 @@ from pathlib import Path
 from flask import Blueprint
 
 from tenantry.endpoints.finding import find_endpoint, package_of
-from tenantry.endpoints.private_modules import plain_name, private_name
 from tenantry.endpoints.signal_receivers import disconnect_receivers
 from tenantry.errors import EndpointError, TenantryError
 from tenantry.observability.redaction import one_line_in_scope
+from tenantry.private_code.modules import PrivateModules
+from tenantry.private_code.names import owner_of, plain_name, private_name
 
 LOADED_ENDPOINTS = "tenantry"
 """Key in `app.extensions` of the app's `LoadedEndpoint` objects."""
 
-_serial = itertools.count(1)  # numbers the private packages; `next()` is atomic
-
 
 @dataclass(frozen=True)
 class LoadedEndpoint:
-    """An app's private copy of an endpoint. Call `unload()` to remove the copy."""
+    """An app's private copy of an endpoint."""
 
     blueprint: Blueprint
     package: str
-    """Name of the private copy in `sys.modules`."""
-
-    def unload(self) -> None:
-        """Remove the private modules, and their signal receivers and loggers."""
-        _unload(self.package)
+    """The private name of the endpoint's package."""
 
 
-def load_endpoint(name: str, tenant: str) -> LoadedEndpoint:
+def load_endpoint(name: str, modules: PrivateModules) -> LoadedEndpoint:
     """Load a private copy of an endpoint for one app.
 
     Args:
         name: the name of the endpoint in `BLUEPRINTS`.
-        tenant: the name of the tenant, which appears in stack traces.
+        modules: the private modules of the app's build.
 
     Raises:
         EndpointError: the endpoint does not exist, cannot be imported, or has no `<name>_bp`.
     """
     package = find_endpoint(name)
+    modules.add_packages([package])
     variable = f"{package.rpartition('.')[2]}_bp"
-    private = private_name(package, f"{tenant}-{next(_serial)}")
     try:
-        module = importlib.import_module(f"{private}.blueprint")
+        module = modules.load(f"{package}.blueprint")
     except BaseException as error:
-        _unload(private)
         raise EndpointError(name, _failure(name, "fails to import", error)) from error
     blueprint = getattr(module, variable, None)
     if not isinstance(blueprint, Blueprint):
-        _unload(private)
         raise EndpointError(
             name,
             f"endpoint {name!r}: its blueprint.py has no Blueprint {variable!r}; write "
             f"{variable} = Blueprint({variable.removesuffix('_bp')!r}, __name__).",
         )
-    return LoadedEndpoint(blueprint, private)
+    return LoadedEndpoint(blueprint, private_name(package, modules.owner))
+
+
+def unload_endpoints(modules: PrivateModules) -> None:
+    """Remove the private modules of a closed app, and their signal receivers and loggers."""
+    disconnect_receivers(modules)
+    is_latest = modules.is_latest
+    modules.unload()
+    if is_latest:  # otherwise, the tenant's next app uses the same loggers
+        for handler in _remove_loggers(modules.owner):
+            handler.close()
 
 
 @contextmanager
@@ -118,24 +118,14 @@ def _location(error: BaseException, package: str) -> str:
     return location
 
 
-def _unload(private: str) -> None:
-    disconnect_receivers(private)
-    # Loop over a copy of `sys.modules`, because other threads may import modules in the meantime.
-    for name in list(sys.modules):
-        if name.partition(".")[0] == private:
-            sys.modules.pop(name, None)
-    for handler in _remove_loggers(private):
-        handler.close()
-
-
-def _remove_loggers(private: str) -> list[logging.Handler]:
-    """Remove the loggers of a private package, and return their handlers.
+def _remove_loggers(owner: str) -> list[logging.Handler]:
+    """Remove the loggers of a tenant's private modules, and return their handlers.
 
     The module `logging` has no public function that removes a logger. Other threads may iterate
     over the registry of loggers, so this function holds the private lock of `logging`.
     """
     with logging._lock:  # type: ignore[attr-defined]  # noqa: SLF001
         loggers = logging.Logger.manager.loggerDict
-        names = [name for name in loggers if name.partition(".")[0] == private]
+        names = [name for name in loggers if owner_of(name) == owner]
         removed = [loggers.pop(name) for name in names]
     return [handler for logger in removed for handler in getattr(logger, "handlers", ())]

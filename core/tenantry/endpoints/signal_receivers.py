@@ -17,31 +17,32 @@ from flask import Flask
 
 from tenantry.errors import EndpointError
 from tenantry.library_locks import SIGNALS_LOCK
+from tenantry.private_code.modules import PrivateModules
 
 _FLASK_SIGNALS: tuple[Signal, ...] = tuple(
     value for value in vars(flask.signals).values() if isinstance(value, Signal)
 )
 
 
-def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
+def confine_receivers(app: Flask, endpoint: str, modules: PrivateModules) -> None:
     """Connect the receivers of an endpoint again, so that they receive only signals of its app.
 
     Args:
         app: the app of the endpoint, which is the sender of Flask's signals.
         endpoint: the name of the endpoint, for messages.
-        package: the private package of the endpoint, which defines the receivers.
+        modules: the private modules of the app's build, which define the receivers.
 
     Raises:
         EndpointError: a receiver is connected to a named signal that does not belong to Flask.
     """
     with SIGNALS_LOCK:
         for signal in _FLASK_SIGNALS:
-            for receiver in _receivers_of_any_sender(signal, package):
+            for receiver in _receivers_of_any_sender(signal, modules):
                 is_weak = _is_weakly_connected(signal, receiver)
                 signal.disconnect(receiver)
                 signal.connect(receiver, app, weak=is_weak)
     for name, signal in blinker.default_namespace.copy().items():
-        for receiver in _receivers_of_any_sender(signal, package):
+        for receiver in _receivers_of_any_sender(signal, modules):
             raise EndpointError(
                 endpoint,
                 f"endpoint {endpoint!r}: {_description(receiver)} receives the signal {name!r} of "
@@ -50,21 +51,21 @@ def confine_receivers(app: Flask, endpoint: str, package: str) -> None:
             )
 
 
-def disconnect_receivers(package: str) -> None:
-    """Disconnect all receivers of a private package, because they could keep the app alive."""
+def disconnect_receivers(modules: PrivateModules) -> None:
+    """Disconnect all receivers of a build, because they could keep the app alive."""
     for signal in (*_FLASK_SIGNALS, *blinker.default_namespace.copy().values()):
         for connected in signal.receivers.copy().values():
             receiver = connected() if isinstance(connected, weakref.ref) else connected
-            if receiver is not None and _is_of(package, receiver):
+            if receiver is not None and _is_of(modules, receiver):
                 signal.disconnect(receiver)
 
 
-def _receivers_of_any_sender(signal: Signal, package: str) -> Iterator[Any]:
-    """Yield the receivers of a private package that are connected without a sender."""
+def _receivers_of_any_sender(signal: Signal, modules: PrivateModules) -> Iterator[Any]:
+    """Yield the receivers of a build that are connected without a sender."""
     unknown_sender = object()
     with SIGNALS_LOCK:
         receivers = list(signal.receivers_for(unknown_sender))
-    return (receiver for receiver in receivers if _is_of(package, receiver))
+    return (receiver for receiver in receivers if _is_of(modules, receiver))
 
 
 def _is_weakly_connected(signal: Signal, receiver: Any) -> bool:
@@ -72,9 +73,12 @@ def _is_weakly_connected(signal: Signal, receiver: Any) -> bool:
     return not any(connected is receiver for connected in signal.receivers.copy().values())
 
 
-def _is_of(package: str, receiver: Any) -> bool:
-    module = str(getattr(_unwrapped(receiver), "__module__", ""))
-    return module.partition(".")[0] == package
+def _is_of(modules: PrivateModules, receiver: Any) -> bool:
+    function = _unwrapped(receiver)
+    function = getattr(function, "__func__", function)
+    if not hasattr(function, "__globals__"):  # an object with the method `__call__`
+        function = vars(type(function)).get("__call__")
+    return modules.defines(function)
 
 
 def _unwrapped(receiver: Any) -> Any:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tenantry.endpoints.finding import available_endpoints, find_endpoint
-from tenantry.endpoints.private_modules import folders_of
 from tenantry.errors import EndpointError
+from tenantry.private_code.search import folders_of
 
 REVISION_CHARS = 32
 """Maximum length of a revision ID: Alembic's column `version_num` is a VARCHAR(32)."""

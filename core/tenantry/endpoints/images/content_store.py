@@ -8,6 +8,8 @@ can share a store, because each shard has a lock. While a thread changes the fil
 the database rows that belong to these files, the thread holds the lock.
 """
 
+__shared__ = True
+
 import fcntl
 import hashlib
 import os

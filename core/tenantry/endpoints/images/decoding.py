@@ -5,6 +5,8 @@ pixels are checked before an image is decoded. For every upload, a small thumbna
 stored image can be displayed.
 """
 
+__shared__ = True
+
 import mmap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

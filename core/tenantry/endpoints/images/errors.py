@@ -9,6 +9,8 @@
   file is gone, or its row is damaged.
 """
 
+__shared__ = True
+
 
 class ImageError(Exception):
     """A request for images cannot be served. The text of the error is for the client."""

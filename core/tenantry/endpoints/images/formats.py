@@ -1,5 +1,7 @@
 """Recognizes image formats by the first bytes of a file."""
 
+__shared__ = True
+
 import mmap
 import re
 from collections.abc import Callable

@@ -6,10 +6,10 @@ while the folder of the file is locked. Therefore, a crash can leave a file with
 transaction is open.
 
 All apps share this module and the modules that it imports. The modules `resources.py`,
-`commands.py` and `consistency.py` exist once for each app, and import all shared names from this
-module. If they imported another shared module directly, the app would get a second copy of the
-classes in that module.
+`commands.py` and `consistency.py` exist once for each app.
 """
+
+__shared__ = True
 
 import base64
 import re

@@ -1,0 +1,62 @@
+"""Makes plain names of a tenant's modules work where a library imports a module by name.
+
+In a tenant's code, an import statement finds private modules by itself (`private_code.modules`).
+This module does the same for `importlib.import_module`, and for Werkzeug's `import_string`, with
+which Flask reads `from_object("shop.settings")`. The tenant is that of the current build or
+request. In a thread without the context of either, a plain name means a library.
+"""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, wraps
+from types import ModuleType
+from typing import Any
+
+import flask.config
+import werkzeug.utils
+
+from tenantry.http.request_record import current_request
+from tenantry.private_code.modules import PrivateModules, latest
+from tenantry.private_code.names import private_name
+
+_current: ContextVar[PrivateModules | None] = ContextVar("private_modules", default=None)
+
+
+@contextmanager
+def using(modules: PrivateModules) -> Iterator[None]:
+    """Let plain names mean the modules of one build, for the code in the `with` block."""
+    token = _current.set(modules)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@cache
+def resolve_plain_names() -> None:
+    """Let the functions of `importlib` and Werkzeug resolve plain names, once in each process."""
+    import_module, import_string = importlib.import_module, werkzeug.utils.import_string
+
+    @wraps(import_module)
+    def import_module_of_tenant(name: str, package: str | None = None) -> ModuleType:
+        return import_module(_resolved(name), package)
+
+    @wraps(import_string)
+    def import_string_of_tenant(import_name: str, silent: bool = False) -> Any:
+        return import_string(_resolved(import_name.replace(":", ".")), silent)
+
+    importlib.import_module = import_module_of_tenant
+    werkzeug.utils.import_string = flask.config.import_string = import_string_of_tenant  # type: ignore[attr-defined]
+
+
+def _resolved(name: str) -> str:
+    """Return the private name of a module of the current tenant, or the name itself."""
+    modules = _current.get()
+    if modules is None:
+        request = current_request.get()
+        modules = None if request is None else latest(request.tenant)
+    if modules is None or name.startswith(".") or not modules.is_private(name):
+        return name
+    return private_name(name, modules.owner)

@@ -1,0 +1,384 @@
+"""The private modules of one build, and the import hook that finds them.
+
+Code of a private module has a `__import__` of its own, which finds the plain names of private
+modules among the modules of the same build. `sys.modules` holds the modules of each tenant's latest
+build under their private names, for everything that looks a module up by name: pickles, dataclasses
+with postponed annotations, SQLAlchemy, Celery, `importlib.resources`.
+"""
+
+import builtins
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from types import CodeType, ModuleType
+from typing import Any
+from weakref import ref
+
+from tenantry.private_code.names import owner_of, plain_name, private_name, shared_owner
+from tenantry.private_code.search import find_module, folders_of
+from tenantry.private_code.sources import Sources
+
+Spec = importlib.machinery.ModuleSpec
+
+
+class PrivateModules:
+    """The modules of one build of a tenant, from `begin` to `unload`.
+
+    Imports are as thread-safe as Python's. Two builds of one tenant must not import at the same
+    time; a mount's lock sees to that.
+
+    Args:
+        owner: the name of the tenant.
+        sources: the compiled code; None for code that only this build uses.
+        packages: the plain names of packages that are private wherever they are found.
+        app_dir: the folder whose modules are all private; None for no folder.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        sources: Sources | None,
+        packages: Iterable[str] = (),
+        app_dir: str | None = None,
+    ) -> None:
+        self.owner = owner
+        self.sources = sources or Sources()
+        self._owns_sources = sources is None
+        self.app_dir = app_dir
+        self.packages: frozenset[str] = frozenset()
+        """The plain names of packages that are private wherever they are found."""
+        self._parents: frozenset[str] = frozenset()
+        self.add_packages(packages)
+        self._is_in_app_dir: dict[str, bool] = {}
+        self.modules: dict[str, ModuleType] = {}
+        """The imported modules by plain name."""
+        self.builtins: Mapping[str, Any] = {**vars(builtins), "__import__": self._import}
+        """The built-in names of the modules. Also tells which build a function belongs to."""
+        self._previous: ref[PrivateModules] | None = None
+
+    def add_packages(self, packages: Iterable[str]) -> None:
+        """Make more packages private."""
+        self.packages |= frozenset(packages)
+        self._parents = frozenset(
+            package[:end]
+            for package in self.packages
+            for end, character in enumerate(package)
+            if character == "."
+        )
+
+    # -- lifetime -------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Become the latest build of the tenant, whose modules are in `sys.modules`."""
+        with _LOCK:
+            previous = _latest.get(self.owner)
+            self._previous = None if previous is None else ref(previous)
+            _remove(self.owner)
+            _latest[self.owner] = self
+
+    def unload(self) -> None:
+        """Remove the modules. Idempotent.
+
+        If the build is the latest, the build before it becomes the latest again, unless that build
+        is unloaded.
+        """
+        with _LOCK:
+            if _latest.get(self.owner) is self:
+                _remove(self.owner)
+                del _latest[self.owner]
+                previous = None if self._previous is None else self._previous()
+                if previous is not None and previous.modules:
+                    _latest[self.owner] = previous
+                    sys.modules.update(previous.by_private_name())
+            self.modules.clear()
+        if self._owns_sources:
+            self.sources.close()
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether no later build of the tenant has begun."""
+        return _latest.get(self.owner) is self
+
+    def defines(self, function: Any) -> bool:
+        """Whether the code of this build has defined a function."""
+        names = getattr(function, "__globals__", None)
+        return names is not None and names.get("__builtins__") is self.builtins
+
+    def by_private_name(self) -> dict[str, ModuleType]:
+        """Return the imported modules by private name."""
+        return {private_name(plain, self.owner): one for plain, one in self.modules.items()}
+
+    # -- imports --------------------------------------------------------------------------------
+
+    def is_private(self, plain: str) -> bool:
+        """Whether the plain name means a private module in the tenant's code."""
+        top = plain.partition(".")[0]
+        if any(plain == one or plain.startswith(f"{one}.") for one in self.packages):
+            return True
+        return self.app_dir is not None and top != "tenantry" and self._has_top(top)
+
+    def _has_top(self, top: str) -> bool:
+        assert self.app_dir is not None  # noqa: S101 - the caller has checked
+        found = self._is_in_app_dir.get(top)
+        if found is None:
+            found = find_module(top, [self.app_dir]) is not None
+            self._is_in_app_dir[top] = found
+        return found
+
+    def load(self, plain: str) -> ModuleType:
+        """Return a private module, which is imported if necessary.
+
+        Raises:
+            ImportError: there is no such module.
+            BaseException: what the module raises.
+        """
+        module = self.modules.get(plain)
+        if module is None:
+            try:
+                module = importlib.import_module(private_name(plain, self.owner))
+            except ModuleNotFoundError as error:
+                if error.name and owner_of(error.name) == self.owner:
+                    name = plain_name(error.name)
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name) from None
+                raise
+        return module
+
+    def _import(
+        self,
+        name: str,
+        globals: Mapping[str, Any] | None = None,  # noqa: A002 - as `__import__`
+        locals: Mapping[str, Any] | None = None,  # noqa: A002 - as `__import__`
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> ModuleType:
+        """Import a module like `__import__`, for the code of a private module."""
+        if level:
+            package = str((globals or {}).get("__package__") or "")
+            plain = plain_name(importlib.util.resolve_name("." * level + name, package))
+        else:
+            plain = name
+        if not self.is_private(plain):
+            return self._import_other(plain, globals, locals, fromlist or ())
+        module = self.load(plain)
+        if not fromlist:
+            return self.load(plain.partition(".")[0])
+        for item in _submodules(module, fromlist):
+            self._load_submodule(f"{plain}.{item}")
+        return module
+
+    def _load_submodule(self, plain: str) -> None:
+        try:
+            self.load(plain)
+        except ModuleNotFoundError as error:
+            if error.name != plain:
+                raise
+
+    def _import_other(
+        self, name: str, globals_: Any, locals_: Any, fromlist: Sequence[str]
+    ) -> ModuleType:
+        """Import a module of the process, which can contain private packages."""
+        module = builtins.__import__(name, globals_, locals_, fromlist)
+        if not self._parents:
+            return module
+        if not fromlist:
+            top = name.partition(".")[0]
+            return self.load(top) if top in self._parents else module
+        if name in self._parents and any(self.is_private(f"{name}.{one}") for one in fromlist):
+            parent = self.load(name)
+            for one in fromlist:
+                if self.is_private(f"{name}.{one}"):
+                    self._load_submodule(f"{name}.{one}")
+            return parent
+        return module
+
+    # -- what the finder asks -------------------------------------------------------------------
+
+    def find(self, fullname: str, path: Sequence[str] | None) -> Spec | None:
+        """Return the spec of a private module, or None if there is none."""
+        plain = plain_name(fullname)
+        if plain in self._parents and not self.is_private(plain):
+            spec = Spec(fullname, _ParentLoader(self, plain), is_package=True)
+            spec.submodule_search_locations = folders_of(plain)
+            return spec
+        if path is None:
+            folders = [self.app_dir] if self.app_dir is not None and self.is_private(plain) else []
+            found = find_module(plain, folders or None)
+        else:
+            found = find_module(plain, list(path))
+        if found is None or not self.is_private(plain):
+            return None
+        return self._private_spec(fullname, found)
+
+    def _private_spec(self, fullname: str, found: Spec) -> Spec:
+        locations = found.submodule_search_locations
+        folders = None if locations is None else list(locations)
+        if isinstance(found.loader, importlib.machinery.SourceFileLoader) and found.origin:
+            loader: importlib.abc.Loader = _PrivateLoader(fullname, found.origin, self)
+            if folders is None and self.sources.is_shared(found.origin):
+                return Spec(fullname, _SharedLoader(self, found.origin), origin=found.origin)
+            return importlib.util.spec_from_file_location(  # type: ignore[return-value]
+                fullname, found.origin, loader=loader, submodule_search_locations=folders
+            )
+        if found.loader is None or found.origin is None:  # a namespace package
+            spec = Spec(fullname, _NamespaceLoader(self), is_package=True)
+            spec.submodule_search_locations = folders
+            return spec
+        other: Any = type(found.loader)  # an extension module, or a `.pyc` file
+        return importlib.util.spec_from_file_location(  # type: ignore[return-value]
+            fullname, found.origin, loader=other(fullname, found.origin)
+        )
+
+    def note(self, module: ModuleType) -> None:
+        """Remember a module before its code runs, so that modules can import each other."""
+        self.modules[plain_name(module.__name__)] = module
+        module.__dict__["__builtins__"] = self.builtins
+
+
+class _SharedModules(PrivateModules):
+    """The shared modules of one folder. They may import only shared modules and libraries."""
+
+    def _private_spec(self, fullname: str, found: Spec) -> Spec:
+        if found.submodule_search_locations is not None:
+            # A package can be private although some of its modules are shared.
+            spec = Spec(fullname, _NamespaceLoader(self), is_package=True)
+            spec.submodule_search_locations = list(found.submodule_search_locations)
+            return spec
+        if found.origin is None or not self.sources.is_shared(found.origin):
+            plain = plain_name(fullname)
+            raise ImportError(
+                f"{plain} is imported by a shared module, but is not shared itself; begin it with "
+                "`__shared__ = True`, or remove that line from the module that imports it.",
+                name=plain,
+            )
+        loader = _PrivateLoader(fullname, found.origin, self)
+        return importlib.util.spec_from_file_location(  # type: ignore[return-value]
+            fullname, found.origin, loader=loader
+        )
+
+
+class _PrivateLoader(importlib.machinery.SourceFileLoader):
+    """Runs the code of a private module."""
+
+    def __init__(self, fullname: str, path: str, modules: PrivateModules) -> None:
+        super().__init__(fullname, path)
+        self._modules = modules
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the compiled code, which all tenants share."""
+        return self._modules.sources.code(self.get_filename(fullname))
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the code of the module."""
+        modules = self._modules
+        modules.note(module)
+        try:
+            super().exec_module(module)
+        except BaseException:
+            modules.modules.pop(plain_name(module.__name__), None)
+            raise
+        # A module may replace itself.
+        modules.modules[plain_name(module.__name__)] = sys.modules.get(module.__name__, module)
+
+
+class _NamespaceLoader(importlib.abc.Loader):
+    """Loads a package without code."""
+
+    def __init__(self, modules: PrivateModules) -> None:
+        self._modules = modules
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Remember the package."""
+        self._modules.note(module)
+
+
+class _ParentLoader(_NamespaceLoader):
+    """Loads the private name of a package that belongs to the process, but has a private part."""
+
+    def __init__(self, modules: PrivateModules, plain: str) -> None:
+        super().__init__(modules)
+        self._plain = plain
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Import the process's package, and let the package have all its names."""
+        super().exec_module(module)
+        module.__dict__["__getattr__"] = partial(getattr, importlib.import_module(self._plain))
+
+
+class _SharedLoader(importlib.abc.Loader):
+    """Puts a shared module in the place of a private one."""
+
+    def __init__(self, modules: PrivateModules, path: str) -> None:
+        self._modules = modules
+        self._path = path
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Replace the module with the shared one, which is imported if necessary."""
+        plain = plain_name(module.__name__)
+        shared = _shared_module(self._modules, plain, self._path)
+        self._modules.modules[plain] = sys.modules[module.__name__] = shared
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds private modules by their private names."""
+
+    @staticmethod
+    def find_spec(
+        fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> Spec | None:
+        """Return the spec of a private module, or None for any other name."""
+        del target
+        owner = owner_of(fullname)
+        modules = _latest.get(owner) if owner else None
+        return None if modules is None else modules.find(fullname, path)
+
+
+_LOCK = threading.Lock()
+"""Protects `_latest`, and the private names in `sys.modules`."""
+
+_latest: dict[str, PrivateModules] = {}
+"""The latest build of each owner."""
+
+
+def latest(owner: str) -> PrivateModules | None:
+    """Return the modules of the latest build of a tenant."""
+    return _latest.get(owner)
+
+
+def _remove(owner: str) -> None:
+    for name in [one for one in list(sys.modules) if owner_of(one) == owner]:
+        sys.modules.pop(name, None)
+
+
+def _shared_module(modules: PrivateModules, plain: str, path: str) -> ModuleType:
+    shared = modules.sources.shared
+    if path not in shared:
+        folder = path.removesuffix(".py").removesuffix(plain.replace(".", "/"))
+        owner = shared_owner(folder)
+        with _LOCK:
+            found = _latest.get(owner)
+            if found is None or found.sources is not modules.sources:
+                _remove(owner)
+                found = _latest[owner] = _SharedModules(owner, modules.sources, (), modules.app_dir)
+                modules.sources.on_close.append(found.unload)
+            found.add_packages(modules.packages)
+        shared[path] = found.load(plain)
+    return shared[path]
+
+
+def _submodules(module: ModuleType, fromlist: Sequence[str]) -> list[str]:
+    """Return the names in `from … import` that may be modules."""
+    if not hasattr(module, "__path__"):
+        return []
+    names = list(fromlist)
+    if "*" in names:
+        names = [*(one for one in names if one != "*"), *getattr(module, "__all__", ())]
+    return [one for one in names if not hasattr(module, one)]
+
+
+# The import hook is global, but finds only private names.
+sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,78 @@
+"""The source code of private modules, read and compiled once for each file.
+
+Code objects are immutable, so all tenants share them. A private module then costs only the objects
+that its code creates.
+"""
+
+import ast
+import threading
+from collections.abc import Callable
+from types import CodeType, ModuleType
+
+_MARK = b"__shared__"
+
+
+class Sources:
+    """The compiled files of one process, and its shared modules. Thread-safe. `close` unloads them.
+
+    Each file is read once. A changed file takes effect with new `Sources`, so that old and new code
+    never mix.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # protects `_files`
+        self._files: dict[str, tuple[CodeType, bool]] = {}
+        self.shared: dict[str, ModuleType] = {}
+        """The modules that all tenants share, by the path of their file."""
+        self.on_close: list[Callable[[], object]] = []
+        """What `close` calls."""
+
+    def close(self) -> None:
+        """Remove the shared modules. Idempotent."""
+        self.shared.clear()
+        while self.on_close:
+            self.on_close.pop()()
+
+    def code(self, path: str) -> CodeType:
+        """Return the code of a Python file.
+
+        Raises:
+            OSError: the file cannot be read.
+            SyntaxError: the file is not valid Python.
+        """
+        return self._file(path)[0]
+
+    def is_shared(self, path: str) -> bool:
+        """Whether a Python file begins with `__shared__ = True`, after its docstring.
+
+        Raises:
+            OSError: the file cannot be read.
+            SyntaxError: the file is not valid Python.
+        """
+        return self._file(path)[1]
+
+    def _file(self, path: str) -> tuple[CodeType, bool]:
+        found = self._files.get(path)
+        if found is None:
+            compiled = _compile(path)
+            with self._lock:
+                found = self._files.setdefault(path, compiled)
+        return found
+
+
+def _compile(path: str) -> tuple[CodeType, bool]:
+    with open(path, "rb") as file:  # noqa: PTH123 - a path of the import system is a string
+        data = file.read()
+    code: CodeType = compile(data, path, "exec", dont_inherit=True)
+    return code, _MARK in data and _begins_with_mark(data)
+
+
+def _begins_with_mark(data: bytes) -> bool:
+    for statement in ast.parse(data).body:
+        match statement:
+            case ast.Expr(value=ast.Constant(value=str())) | ast.ImportFrom(module="__future__"):
+                continue
+            case ast.Assign(targets=[ast.Name(id="__shared__")], value=ast.Constant(value=True)):
+                return True
+        return False
+    return False
