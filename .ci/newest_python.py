@@ -22,7 +22,7 @@ def main() -> None:
     }
     for _, path in sorted(found, reverse=True):
         # A shim of pyenv exists even for a version that is not selected.
-        if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
+        if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:  # noqa: S603 - a path from PATH
             print(path)
             return
 

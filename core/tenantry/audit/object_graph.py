@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantry.audit.sharing_rules import TypeKind, type_kind, type_names
+from tenantry.private_code.modules import are_private_builtins
 from tenantry.private_code.names import plain_name, tenant_of
 
 TENANTRY = "tenantry"
@@ -170,6 +171,8 @@ class ObjectGraph:
     def _add(self, thing: object, parent: object) -> bool:
         """Add an object, and return whether to follow its references."""
         key, kind, snapshot = id(thing), self._snapshot.kind(thing), self._snapshot
+        if type(thing) is dict and are_private_builtins(thing):
+            return False  # a copy of Python's own names
         if key in self._parents or (kind == "immutable" and key not in snapshot.apps):
             return False
         self._parents[key] = thing, 0 if parent is None else id(parent)

@@ -40,6 +40,7 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "tenantry.database.budget.ConnectionBudget": "limits the connections of all tenants",
     "tenantry.files.memory_budget.MemoryBudget": "limits the memory of all tenants",
     "tenantry.observability.usage_counters.UsageCounters": "counts the usage of all tenants",
+    "tenantry.private_code.sources.Sources": "compiles the code of all tenants",
 }
 """Maps each type whose instances two apps may share to the reason. Subclasses may be shared, too.
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tenantry.database.url import IDENTITY_PARAMETERS, names_search_path
@@ -18,7 +19,7 @@ from tenantry.database.url import IDENTITY_PARAMETERS, names_search_path
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-NO_OPTIONS: Mapping[str, Any] = {}
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 """The options of most tenants."""
 
 COMMAND_OPTIONS = {"prepare_threshold": None, "client_encoding": "utf8"}

@@ -344,6 +344,11 @@ _latest: dict[str, PrivateModules] = {}
 """The latest build of each owner."""
 
 
+def are_private_builtins(names: Mapping[str, Any]) -> bool:
+    """Whether a dictionary contains the built-in names of private modules."""
+    return isinstance(getattr(names.get("__import__"), "__self__", None), PrivateModules)
+
+
 def latest(owner: str) -> PrivateModules | None:
     """Return the modules of the latest build of a tenant."""
     return _latest.get(owner)

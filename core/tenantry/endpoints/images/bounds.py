@@ -5,6 +5,8 @@ cameras, phones and editors write, and small enough that no file of 16 MiB costs
 times the processor time of the largest allowed image (`tests/bench/images.py`).
 """
 
+__shared__ = True
+
 MAX_PIXELS = 25_000_000
 """Maximum number of pixels (width times height) of an image."""
 

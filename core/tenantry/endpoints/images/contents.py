@@ -5,6 +5,8 @@ file, which consists only of the parts that describe pixels. Therefore, Pillow p
 data or color profile, and no more parts than the bounds allow.
 """
 
+__shared__ = True
+
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass

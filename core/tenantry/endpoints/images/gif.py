@@ -4,6 +4,8 @@ Only the first frame is shown. As browsers do, this module accepts a file that e
 frame without a trailer.
 """
 
+__shared__ = True
+
 import mmap
 import struct
 from collections.abc import Iterator

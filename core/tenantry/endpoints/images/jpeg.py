@@ -4,6 +4,8 @@ A JPEG begins with segments. After the first scan header, the compressed pixels 
 marker cannot occur by chance. In a progressive JPEG, further scans follow.
 """
 
+__shared__ = True
+
 import mmap
 import re
 import struct

@@ -4,11 +4,14 @@ As browsers do, this module ignores unknown chunks, damaged chunks that only des
 the end of the file after the pixels.
 """
 
+__shared__ = True
+
 import mmap
 import struct
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .bounds import MAX_CHUNKS, MAX_FRAMES, MAX_PROFILE_BYTES
@@ -16,7 +19,7 @@ from .contents import Count, ImageContents, Part, check_profile, check_size, met
 from .errors import BrokenImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOR_CHUNKS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4}
+_COLOR_CHUNKS = MappingProxyType({b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4})
 """Chunks that a thumbnail needs to have the same colors, and their sizes in bytes."""
 _READ = frozenset({b"PLTE", b"tRNS", b"iCCP", b"eXIf", *_COLOR_CHUNKS})
 _GRAY, _RGB, _PALETTE = 0, 2, 3

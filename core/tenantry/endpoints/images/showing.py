@@ -7,8 +7,11 @@ This module calls Pillow's plugins directly. `Image.open` depends on process-wid
 warns about some images that must be rejected.
 """
 
+__shared__ = True
+
 import struct
 from io import BytesIO
+from types import MappingProxyType
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
@@ -19,18 +22,22 @@ from .contents import ImageContents
 from .errors import BrokenImageError
 
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TRANSPOSE = MappingProxyType(
+    {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+)
 """Maps an EXIF orientation to what makes an image upright."""
 
-_PROFILE_MODES = {b"RGB ": ("RGB", "RGBA"), b"GRAY": ("L", "LA"), b"CMYK": ("CMYK",)}
+_PROFILE_MODES = MappingProxyType(
+    {b"RGB ": ("RGB", "RGBA"), b"GRAY": ("L", "LA"), b"CMYK": ("CMYK",)}
+)
 """Maps the color space in a profile to the modes of images that the profile can describe."""
 
 

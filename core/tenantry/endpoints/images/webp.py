@@ -1,5 +1,7 @@
 """Reads the structure of a WebP (RFC 9649 §2). Only the first frame is shown."""
 
+__shared__ = True
+
 import mmap
 import struct
 from collections.abc import Iterator
