@@ -13,6 +13,7 @@ from moved_shop import run_command
 
 from image_files import picture
 from servers import CONFIG_FILE, DEADLINE_S, Server, in_threads, running, wait_until
+from tenantry.observability.control_socket import read_workers
 from tenantry.observability.usage_store import totals
 from tenantry.settings import HostSettings
 
@@ -43,6 +44,12 @@ def upload(server: Server, width: int) -> None:
         assert 201 == connection.getresponse().status
 
 
+def is_served(settings: HostSettings) -> bool:
+    """Whether no worker holds a tenant any longer."""
+    mounts = [mount for worker in read_workers(settings.data_dir) for mount in worker.mounts]
+    return len(mounts) == 4 and all(mount["state"] != "maintenance" for mount in mounts)
+
+
 def images(server: Server) -> list[int]:
     """Return the widths of the images of the tenant at /shop."""
     response, body = server.get("/shop/images/")
@@ -65,14 +72,14 @@ def test_a_tenant_answers_503_while_it_moves(server: Server, settings: HostSetti
 
     with in_threads(visit):
         renamed = run_command(settings, "rename", "shop", "store")
-        wait_until(lambda: server.get("/shop/")[0].status == 201)
+        wait_until(lambda: is_served(settings))
         assert [9] == images(server)
         saved = run_command(settings, "backup", "store", "a")
         assert 0 == saved[0], saved
         upload(server, 8)
         replaced = run_command(settings, "restore", "a", "--replace", "--prefix", "/shop")
         assert 0 == replaced[0], replaced
-        wait_until(lambda: server.get("/shop/")[0].status == 201)
+        wait_until(lambda: is_served(settings))
         assert [9] == images(server)
 
     assert [0, 0, 0] == [renamed[0], saved[0], replaced[0]], (renamed, saved, replaced)

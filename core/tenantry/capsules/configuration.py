@@ -48,7 +48,8 @@ def describe_access(config: Mapping[str, Any], secret_keys: Sequence[str]) -> li
     """
     lines = []
     if clients := config.get("CLIENTS"):
-        lines.append(f"'CLIENTS' admits {_shown(list(clients))}")
+        shown = list(clients) if isinstance(clients, Mapping) else clients
+        lines.append(f"'CLIENTS' admits {_shown(shown)}")
     if isinstance(openid := config.get("OIDC"), Mapping):
         fields = {key: openid.get(key) for key in ("issuer", "audience", "claims")}
         lines.append(f"'OIDC' admits tokens of {_shown(fields)}")

@@ -6,9 +6,9 @@ If a step fails, all parts of the new tenant are removed. The commands `restore`
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +56,8 @@ class RestoreRequest:
 
     The default is a SQLite file in the data folder.
     """
+    database_options: Mapping[str, Any] = field(default_factory=dict)
+    """The value of `DATABASE_OPTIONS`, which never comes from a capsule."""
     is_replacing: bool = False
     """Whether an existing tenant of this name is replaced."""
     with_templates: bool = False
@@ -72,6 +74,8 @@ class RestoredTenant:
     database: str
     """The database URL, with a masked password."""
     summary: CapsuleSummary
+    lost_tables: tuple[str, ...]
+    """Tables that no migration creates and that have no definition in the capsule."""
     missing_keys: tuple[str, ...]
     """Keys that are not in the capsule and that the operator must set in the tenant file."""
     is_behind: bool
@@ -201,6 +205,9 @@ def restore_tenant(
         prefix=prefix,
         database=redact_value("", url.render_as_string(hide_password=True)),
         summary=pending.summary,
+        lost_tables=tuple(
+            table.name for table in metadata.tables if table.name not in pending.summary.rows
+        ),
         missing_keys=tuple(metadata.secret_keys),
         is_behind=database.url is not None
         and any(not branch.heads <= metadata.target_revisions for branch in branches),
@@ -246,6 +253,8 @@ def _check_is_new(settings: HostSettings, name: str) -> None:
 def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
     """Return the configuration in a capsule, with the requested name and URL prefix."""
     config = dict(capsule.config)
+    if request.database_options:
+        config["DATABASE_OPTIONS"] = dict(request.database_options)
     old_name = capsule.metadata.tenant
     is_renamed = request.name != old_name
     if is_renamed and config.get("APP_NAME") == old_name:

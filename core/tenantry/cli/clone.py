@@ -43,6 +43,7 @@ def command(
     """
     settings = read_settings()
     tenant, loaded = load_tenant(settings, name)
+    options = tenant.database_options if database is None else {}
     with (
         interrupting_signals(),
         capsule_progress(is_json) as on_progress,
@@ -58,7 +59,13 @@ def command(
         restored = restore_tenant(
             settings,
             capsule,
-            RestoreRequest(new, prefix, database, with_templates=True),
+            RestoreRequest(
+                new,
+                prefix,
+                database,
+                database_options=options,
+                with_templates=True,
+            ),
             staging,
             on_progress=on_progress,
             before_commit=ignore_signals,

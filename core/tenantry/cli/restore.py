@@ -1,5 +1,6 @@
 """`tenantry restore`: creates a tenant from a capsule."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tenantry.capsules import (
     read_capsule,
     restore_tenant,
 )
+from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.backup import (
     capsule_progress,
     describe_summary,
@@ -108,6 +110,7 @@ def command(
         run = replace_tenant if is_replacing else create_tenant
         restored = run(settings, capsule, request, on_progress)
     print_restored(request.name, restored, is_json=is_json)
+    sys.exit(PROBLEM_FOUND if restored.lost_tables else 0)
 
 
 def create_tenant(
