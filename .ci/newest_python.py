@@ -22,7 +22,8 @@ def main() -> None:
     }
     for _, path in sorted(found, reverse=True):
         # A shim of pyenv exists even for a version that is not selected.
-        if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:  # noqa: S603 - a path from PATH
+        run = subprocess.run([path, "-c", ""], capture_output=True, check=False)  # noqa: S603 - from PATH
+        if run.returncode == 0:
             print(path)
             return
 

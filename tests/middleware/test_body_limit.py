@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from typing import IO, Any
 
 import pytest
@@ -84,7 +85,7 @@ def outcome(answer: TestResponse) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-TOO_LARGE = (413, "Request Entity Too Large")
+TOO_LARGE = (413, HTTPStatus.REQUEST_ENTITY_TOO_LARGE.phrase)
 
 
 @pytest.mark.parametrize("reader", READERS)
