@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MethodType
@@ -374,6 +375,12 @@ class Host:
 
     def _is_ready(self) -> bool:
         return self.report.is_ready
+
+    def count_states(self) -> Mapping[str, int] | None:
+        """Return the number of tenants in each state; None until every tenant is evaluated."""
+        if not self._is_ready():
+            return None
+        return Counter(mount.state for mount in self.status())
 
     def _open_control_socket(self) -> None:
         with self._lock:

@@ -120,6 +120,17 @@ def test_list_shows_each_worker(site: Site) -> None:
     assert [keys] * 2 == [set(report) for report in site.rows()["acme"]["workers"]]
 
 
+def test_each_worker_logs_when_it_has_evaluated_every_tenant(server: Server) -> None:
+    """The line `worker.ready` has the number of tenants, and the number in each state."""
+
+    def lines() -> list[str]:
+        return [one for one in server.log.read_text().splitlines() if "worker.ready" in one]
+
+    wait_until(lambda: len(lines()) >= 2)
+
+    assert all("tenants=2" in line for line in lines())
+
+
 def test_list_wait_returns_when_all_workers_serve_the_folder(site: Site, server: Server) -> None:
     """When `tenantry list --wait` exits with 0, every worker serves the newest tenant files."""
     site.write("acme", MAINTENANCE=True)

@@ -316,6 +316,26 @@ def test_a_fault_of_the_loop_itself_is_logged(
     assert ["worker.loop_failed"] == [record.message for record in caplog.records]
 
 
+def test_a_check_that_is_asked_for_during_a_check_follows(
+    server: SteppedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`check_soon` from another thread is not lost while the leader checks."""
+    checks: list[float] = []
+
+    def check(now: float) -> float:
+        checks.append(now)
+        if len(checks) == 1:
+            server.loop.check_soon()
+        return now + 1000
+
+    monkeypatch.setattr(server.protocol, "on_check", check)
+    server.loop.check_at = 0.0
+    for _ in range(2):
+        server.loop._poll_once(threading.get_ident())
+
+    assert 2 == len(checks)
+
+
 def test_a_call_from_another_thread_ends_the_wait(server: SteppedServer) -> None:
     """The leader does not wait for an event when another thread has something for it."""
     called: list[object] = []

@@ -99,7 +99,9 @@ class Loop:
         # interrupts the wait could never get.
         self._activity = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.check_at = 0.0
-        """When `Handler.on_check` is due, in seconds of the monotonic clock."""
+        """When `Handler.on_check` is due, in seconds of the monotonic clock. Only the leader writes
+        it."""
+        self._must_check = False
         self.now = time.monotonic()
         """When the last poll ended, in seconds of the monotonic clock."""
 
@@ -163,7 +165,7 @@ class Loop:
 
     def check_soon(self) -> None:
         """Let the leader call `Handler.on_check` soon. Thread-safe."""
-        self.check_at = 0.0
+        self._must_check = True
         self.wake()
 
     def wake(self) -> None:
@@ -294,7 +296,8 @@ class Loop:
                 return False
         if self._calls and not self._run_calls(own):
             return False
-        if self.now >= self.check_at:
+        if self._must_check or self.now >= self.check_at:
+            self._must_check = False  # written first, so that a later `check_soon` is not lost
             self.check_at = handler.on_check(self.now)
         return self._leader == own
 

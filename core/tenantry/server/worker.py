@@ -73,7 +73,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._is_given_up = False
+        self._is_given_up = self._has_told_ready = False
         self._next_stuck_look = 0.0  # on the monotonic clock
         # The master runs `__init__` before the fork, and creates one scoreboard for all workers,
         # including workers after a HUP.
@@ -197,10 +197,20 @@ class TenantWorker(Worker):  # type: ignore[misc]
     def on_check(self) -> None:
         """Show that the worker works, and look for threads that hang."""
         self.notify()
+        if not self._has_told_ready:
+            self._tell_ready()
         now = time.monotonic()
         if now >= self._next_stuck_look and self.alive:
             self._next_stuck_look = now + STUCK_LOOK_S
             self._look_for_threads()
+
+    def _tell_ready(self) -> None:
+        """Log once that the worker has evaluated every tenant."""
+        count_states = getattr(self.wsgi, "count_states", None)
+        states = {} if count_states is None else count_states()
+        if states is not None:
+            self._has_told_ready = True
+            _logger.info("worker.ready", extra={"tenants": sum(states.values()), **states})
 
     def _look_for_threads(self) -> None:
         """Stop the worker if every thread has a request that hangs in its app over its deadline.
