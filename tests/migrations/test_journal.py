@@ -115,6 +115,21 @@ def test_a_started_step_of_a_database_at_head_is_done(tmp_path: Path) -> None:
         )
 
 
+def test_a_renamed_tenant_keeps_its_runs(tmp_path: Path) -> None:
+    """After a rename, the last step is found under the new name and the new database, once."""
+    with Journal(tmp_path) as journal:
+        run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
+        journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
+        journal.record_success(run, "acme")
+        for _ in range(2):
+            journal.rename_tenant("acme", "store", {DATABASES["acme"]: "sqlite store"})
+        step = journal.last_step("store", "sqlite store")
+
+        assert step is not None
+        assert (run, "done", {"1"}) == (step.run, step.state, step.before)
+        assert {"globex", "store"} == step_states(journal, run).keys()
+
+
 def test_a_failure_does_not_replace_a_success(tmp_path: Path) -> None:
     """A run that gave up waiting for a database does not overwrite another run's success."""
     with Journal(tmp_path) as journal:

@@ -36,7 +36,7 @@ def _shop(settings: HostSettings) -> str:
     return load_tenant(settings, "shop")[0].secret_key.get_secret_value()
 
 
-@pytest.mark.parametrize("step", range(10))
+@pytest.mark.parametrize("step", range(11))
 def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
     """At each step of `rename`, the tenant is whole under one name, and a second run completes."""
     code, out = run_command(settings, "rename", "shop", "store", kill_at=step)
@@ -44,9 +44,9 @@ def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
     held = [name for name in ("shop", "store") if is_moving(settings.data_dir, name)]
     again, text = run_command(settings, "rename", "shop", "store")
 
-    assert was_killed(code) == (step < 10), out
+    assert was_killed(code) == (step < 11), out
     assert ([], 1) == (held, len(whole))
-    if step == 9:  # the killed run had finished except for its journal
+    if step == 10:  # the killed run had finished except for its journal
         assert is_whole(settings, "store")
     assert (0, True) == (again, is_whole(settings, "store")), text
     tenant, _ = load_tenant(settings, "store")

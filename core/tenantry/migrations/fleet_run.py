@@ -95,7 +95,9 @@ def upgrade(
     if not behind and not journal_file(data_dir).exists():
         return FleetReport(None, tuple(statuses))
     with Journal(data_dir) as journal:
-        databases = {name: _identity(target, data_dir) for name, target in targets.items()}
+        databases = {
+            name: identity_in_journal(target.url, data_dir) for name, target in targets.items()
+        }
         at_head = [status.tenant for status in statuses if status.state == "at head"]
         journal.record_at_head({name: databases[name] for name in at_head})
         if not behind:
@@ -119,7 +121,7 @@ def upgrade_for_host(target: MigrationTarget, data_dir: Path) -> MigrationStatus
         TenantryError: the journal cannot be used.
     """
     with Journal(data_dir) as journal, MigrationRunner() as runner:
-        database = _identity(target, data_dir)
+        database = identity_in_journal(target.url, data_dir)
         run = _open_run(journal, [target], {target.tenant: database}, joins_finished=True)
         return _upgrade(journal, run, runner, target, database)
 
@@ -133,19 +135,19 @@ def last_step(target: MigrationTarget, data_dir: Path) -> Step | None:
     if not journal_file(data_dir).exists():
         return None
     with Journal(data_dir) as journal:
-        return journal.last_step(target.tenant, _identity(target, data_dir))
+        return journal.last_step(target.tenant, identity_in_journal(target.url, data_dir))
 
 
 def _ignore(_: MigrationStatus) -> None:
     pass
 
 
-def _identity(target: MigrationTarget, data_dir: Path) -> str:
+def identity_in_journal(url: str, data_dir: Path) -> str:
     """Return the identity of a database for the journal, without the password.
 
     The path of a file in the data folder is relative, so the data folder can be moved.
     """
-    kind, *parts = database_identity(target.url) or ("memory",)
+    kind, *parts = database_identity(url) or ("memory",)
     folder = os.path.realpath(data_dir)
     if kind == "sqlite" and parts[0].startswith(f"{folder}/"):
         parts = [os.path.relpath(parts[0], folder)]
@@ -301,7 +303,7 @@ def _downgrade_target(
         return MigrationStatus(tenant.name, "failed", reason=reason)
     url = tenant.database_uri.get_secret_value()
     target = migration_target(tenant.name, url, branches, data_dir, tenant.database_options)
-    database = _identity(target, data_dir)
+    database = identity_in_journal(target.url, data_dir)
     if database != step.database:
         reason = (
             f"its database is {database}, but run {step.run} changed {step.database}; to downgrade "

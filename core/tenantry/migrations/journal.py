@@ -275,6 +275,23 @@ class Journal:
             ).fetchone()
         return None if row is None else _step(row)
 
+    def rename_tenant(self, name: str, new: str, databases: Mapping[str, str]) -> None:
+        """Give the steps of a tenant to its new name. Idempotent.
+
+        Args:
+            name: the former name.
+            new: the new name.
+            databases: maps the former identity of each database that has moved to the new identity.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE OR REPLACE step SET tenant = ? WHERE tenant = ?", (new, name)
+            )
+            connection.executemany(
+                "UPDATE step SET database = ? WHERE tenant = ? AND database = ?",
+                [(after, new, before) for before, after in databases.items()],
+            )
+
     def steps(self, run: int) -> list[Step]:
         """Return the steps of a run, sorted by tenant."""
         with self._exclusive() as connection:

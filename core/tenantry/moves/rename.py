@@ -11,8 +11,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tenantry.database.url import plain_file
+from tenantry.database.url import default_database_url, plain_file
 from tenantry.errors import TenantryError
+from tenantry.migrations.fleet_run import identity_in_journal
+from tenantry.migrations.journal import Journal, journal_file
 from tenantry.moves.journal import Move, MoveJournal
 from tenantry.moves.names import own_secrets, renamed_text, secret_path
 from tenantry.moves.steps import (
@@ -91,6 +93,7 @@ class _Rename:
         after = [
             Step("waiting for workers", self._wait_for_workers),
             Step("renaming usage", self._rename_usage),
+            Step("renaming migration runs", self._rename_runs),
             Step("removing the old folder", self._remove_folder),
             Step("removing the old secrets", self._remove_secrets),
         ]
@@ -186,6 +189,17 @@ class _Rename:
 
     def _rename_usage(self) -> None:
         rename_usage(self._settings.data_dir, self._name, self._new)
+
+    def _rename_runs(self) -> None:
+        """Let `tenantry db downgrade` find the tenant's migrations."""
+        data_dir = self._settings.data_dir
+        if journal_file(data_dir).exists():
+            before, after = (
+                identity_in_journal(default_database_url(data_dir, name), data_dir)
+                for name in (self._name, self._new)
+            )
+            with Journal(data_dir) as journal:
+                journal.rename_tenant(self._name, self._new, {before: after})
 
     def _remove_folder(self) -> None:
         if self._folder.exists():
