@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from capsule_tenants import (
     url_of,
 )
 from postgres import Postgres
-from shops import write_shop_fixture
+from shops import environment, write_shop_fixture
 from tenantry.capsules.json_values import dump_value
 from tenantry.settings import HostSettings
 from tenantry.tenants.catalogue import load_tenant
@@ -286,3 +288,19 @@ def test_a_full_database_is_not_restored_into(
     assert (1, True) == (code, "is not empty: it holds " in err), err
     with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.exec_driver_sql(" ".join(["DROP", *statement.split()[1:3]]).partition("(")[0])
+
+
+def test_a_capsule_goes_to_standard_output(
+    settings: HostSettings, acme: Path, tmp_path: Path
+) -> None:
+    """`backup NAME -` writes nothing but the capsule, which is as good as one in a file."""
+    assert acme.exists()
+    command = [sys.executable, "-m", "tenantry", "backup", "acme", "-"]
+    with (tmp_path / "a").open("wb") as file:
+        code = subprocess.run(command, env=environment(settings), stdout=file, check=False)
+    shown = subprocess.run(
+        [*command[:3], "restore", str(tmp_path / "a"), "--as", "globex", "--json"],
+        env=environment(settings), capture_output=True, check=False,
+    )  # fmt: skip
+
+    assert (0, 0) == (code.returncode, shown.returncode), shown.stderr

@@ -1,7 +1,9 @@
 """`tenantry backup`: writes a tenant into one file, a capsule, while the tenant serves."""
 
 import os
+import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import click
 
 from tenantry.capsules import CapsuleSummary, ProgressCallback, write_capsule
+from tenantry.capsules.staging import backup_staging
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import (
     count,
     examples,
@@ -19,22 +23,34 @@ from tenantry.cli.output import (
 )
 from tenantry.cli.signals import interrupting_signals
 from tenantry.errors import TenantryError
-from tenantry.settings import read_settings
+from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import load_tenant
 
 
-@click.command("backup", epilog=examples("tenantry backup shop shop.capsule"))
-@click.argument("name")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.command(
+    "backup",
+    epilog=examples(
+        "tenantry backup shop shop.capsule",
+        "tenantry backup shop - | ssh backups.example.org 'cat > shop.capsule'",
+    ),
+)
+@click.argument("name", shell_complete=complete_tenant)
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @json_option
 def command(name: str, file: Path, is_json: bool) -> None:
     """Write one tenant into a capsule.
 
     The capsule FILE contains the configuration, the rows and the files of tenant NAME, with
     checksums, but no secrets. The tenant can serve requests during the backup. If FILE exists, a
-    complete new capsule replaces it. FILE has mode 0600.
+    complete new capsule replaces it. FILE has mode 0600. With -, the complete capsule goes to
+    standard output, and the disk of the data folder needs room for it.
     """
     settings = read_settings()
+    if str(file) == "-":
+        if is_json:
+            raise click.UsageError("--json needs a FILE, because - writes the capsule to stdout.")
+        _write_to_stdout(settings, name)
+        return
     tenant, loaded = load_tenant(settings, name)
     check_target(file, settings.data_dir / name)
     with interrupting_signals(), capsule_progress(is_json) as on_progress:
@@ -45,6 +61,21 @@ def command(name: str, file: Path, is_json: bool) -> None:
         size = file.stat().st_size
         click.echo(f"{file}: tenant {name!r}, {describe_summary(summary)}, in {size:,} bytes.")
         print_left_out(summary)
+
+
+def _write_to_stdout(settings: HostSettings, name: str) -> None:
+    """Write a whole capsule to stdout, and nothing at all if the backup fails."""
+    tenant, loaded = load_tenant(settings, name)
+    with (
+        interrupting_signals(),
+        backup_staging(settings.data_dir, name) as folder,
+        capsule_progress(is_json=False) as on_progress,
+    ):
+        path = folder / "capsule"
+        summary = write_capsule(tenant, loaded, settings.data_dir, path, on_progress)
+        with path.open("rb") as capsule:
+            shutil.copyfileobj(capsule, sys.stdout.buffer)
+    print_left_out(summary)
 
 
 def check_target(file: Path, tenant_folder: Path) -> None:

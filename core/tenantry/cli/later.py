@@ -6,7 +6,7 @@ import click
 
 LATER = {
     "adopt": (),
-    "backup": ("-", "--all", "--keep"),
+    "backup": ("--all", "--keep"),
     "db": ("revision",),
     "domains": (),
     "endpoint": (),

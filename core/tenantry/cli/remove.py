@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from tenantry.cli.backup import capsule_progress, check_target
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import examples, json_option, print_json
 from tenantry.moves import Removal, remove_tenant
 from tenantry.settings import read_settings
@@ -14,7 +15,7 @@ from tenantry.settings import read_settings
     "remove",
     epilog=examples("tenantry remove shop", "tenantry remove shop --archive /backup/shop.capsule"),
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 @click.option(
     "--archive", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
     help="Path of the capsule.  [default: <data>/.removed/NAME-TIME.capsule]",

@@ -3,6 +3,7 @@
 import click
 
 from tenantry.cli.backup import capsule_progress
+from tenantry.cli.completion import complete_tenant
 from tenantry.cli.new import checked_by
 from tenantry.cli.output import examples, json_option, print_json
 from tenantry.grammar import check_tenant_name
@@ -11,7 +12,7 @@ from tenantry.settings import read_settings
 
 
 @click.command("rename", epilog=examples("tenantry rename shop store"))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_tenant)
 @click.argument("new", callback=checked_by(check_tenant_name))
 @json_option
 def command(*, name: str, new: str, is_json: bool) -> None:
