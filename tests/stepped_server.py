@@ -12,6 +12,7 @@ from typing import Any
 
 from servers import DEADLINE_S, wait_until
 from tenantry.http.request_head import HeadReader
+from tenantry.observability.scoreboard import Row
 from tenantry.server.admission import Admission, OpenAdmission
 from tenantry.server.connection import Connection
 from tenantry.server.environ import EnvironTemplate
@@ -28,6 +29,7 @@ class FakeWorker:
         self.cfg = SimpleNamespace(**{"keepalive": 65, "worker_connections": 1000} | settings)
         self.log = logging.getLogger("gunicorn.error")
         self.max_requests = settings.get("max_requests", 1_000_000)
+        self.row: Row | None = settings.get("row")
         self.hooks: tuple[Any, Any, bool] | None = settings.get("hooks")
         self.checks = 0
         self.has_ended = False

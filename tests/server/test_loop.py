@@ -14,8 +14,9 @@ import pytest
 
 from servers import DEADLINE_S, wait_until
 from stepped_server import SteppedServer, is_closed, leading, stepping
+from tenantry.observability.scoreboard import Scoreboard
 from tenantry.server import loop as module
-from tenantry.server.acceptor import OUT_OF_RESOURCES_PAUSE_S
+from tenantry.server.acceptor import SLACK
 from tenantry.server.loop import Loop
 
 GET = b"GET /quick HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -233,12 +234,47 @@ def test_the_loop_stops_accepting_without_resources(
     loop._accept(fd)
     acceptor._listeners[fd] = listener, facts
     states = [acceptor.is_accepting]
-    for seconds in (0.0, OUT_OF_RESOURCES_PAUSE_S + 0.1):
-        server.check_in(seconds)
-        states.append(acceptor.is_accepting)
+    server.step()
+    states.append(acceptor.is_accepting)
+    acceptor._lacks_until = acceptor.resumes_at = time.monotonic()  # as if the pause were over
+    server.step()
+    states.append(acceptor.is_accepting)
 
     assert [False, False, True] == states
     assert "ulimit -n" in str(vars(caplog.records[0])["reason"])
+
+
+def test_a_worker_with_more_connections_leaves_the_next_one_to_others() -> None:
+    """A worker accepts the connection later if no other worker takes it."""
+    scoreboard = Scoreboard()
+    row, other = scoreboard.claim_row(), scoreboard.claim_row()
+    assert row is not None
+    assert other is not None
+    with stepping(App(), row=row) as server:
+        acceptor = server.loop._acceptor
+        for _ in range(SLACK + 1):
+            server.connect()
+        with socket.create_connection(server.address, timeout=DEADLINE_S):
+            server.step_until(lambda: not acceptor.is_accepting)
+            left = len(server.connections)
+            acceptor.resumes_at = time.monotonic()  # as if `LEAVE_S` were over
+            server.step_until(lambda: len(server.connections) > left)
+
+    assert SLACK + 1 == left
+
+
+def test_a_worker_with_few_connections_accepts_at_once() -> None:
+    """A worker that has no more connections than another worker leaves it none."""
+    scoreboard = Scoreboard()
+    row, other = scoreboard.claim_row(), scoreboard.claim_row()
+    assert row is not None
+    assert other is not None
+    other.show_connections(9)
+    with stepping(App(), row=row) as server:
+        for _ in range(2 * SLACK):
+            server.connect()
+
+        assert server.loop._acceptor.is_accepting
 
 
 def test_a_listener_without_clients_is_harmless(server: SteppedServer) -> None:

@@ -378,7 +378,7 @@ def test_a_worker_without_descriptors_closes_its_idlest_connections(
 ) -> None:
     """When the process runs out of descriptors, silent clients make room for new ones."""
     silent = server.connect()
-    server.loop._acceptor._resumes_at = server.loop.now + 2 * CLOSE_IDLE_AFTER_S
+    server.loop._acceptor._lacks_until = server.loop.now + 2 * CLOSE_IDLE_AFTER_S
 
     server.check_in(1.5 * CLOSE_IDLE_AFTER_S)
 

@@ -647,6 +647,7 @@ def test_a_worker_whose_threads_are_stuck_gives_up(caplog: pytest.LogCaptureFixt
     worker: Any = object.__new__(TenantWorker)
     worker.cfg, worker.alive, worker._is_given_up = SimpleNamespace(threads=4), True, False
     worker._next_stuck_look, worker.notify = 0.0, lambda: None
+    worker._has_told_ready = True
     held = itertools.count(3)
     worker.wsgi = SimpleNamespace(count_held_threads=lambda: next(held))
     states = []

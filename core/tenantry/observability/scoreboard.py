@@ -29,7 +29,9 @@ _CELL = struct.Struct(f"=BQQQ{_NAME_BYTES}s")  # state, thread ID, thread identi
 _THREAD = struct.Struct("=QQ")  # the thread ID and the thread identifier of a cell
 _STATE_BYTES = 1  # the size of the state of a row, and of a cell
 _STARTS = tuple(_STATE_BYTES + cell * _CELL.size for cell in range(CELLS))
-_ROW_BYTES = _STATE_BYTES + CELLS * _CELL.size
+_COUNT = struct.Struct("=H")  # the number of open connections, after the cells
+_COUNT_START = _STATE_BYTES + CELLS * _CELL.size
+_ROW_BYTES = _COUNT_START + _COUNT.size
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,13 @@ class Scoreboard:
             if self._memory[start] == _FREE:
                 return Row(self, self._memory[start : start + _ROW_BYTES])
         return None
+
+    def fewest_connections(self) -> int:
+        """Return the lowest number of open connections of a serving process; 0 without one."""
+        counts = [
+            _COUNT.unpack_from(row, _COUNT_START)[0] for row in self._rows() if row[0] == _SERVING
+        ]
+        return min(counts, default=0)
 
     def count_requests(self, tenant: str) -> int:
         """Return the number of requests of a tenant in flight, in all processes."""
@@ -123,6 +132,10 @@ class Row:
         """Remove a request or a build from its cell. Call `leave` once for each `enter`."""
         self._memory[_STARTS[cell]] = _EMPTY
         self._unused.appendleft(cell)
+
+    def show_connections(self, count: int) -> None:
+        """Show the number of open connections of the process."""
+        _COUNT.pack_into(self._memory, _COUNT_START, min(count, 65_535))
 
     def in_flight(self) -> list[InFlight]:
         """Return the requests and builds in flight in the process, in no particular order."""

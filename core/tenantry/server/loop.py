@@ -9,6 +9,7 @@ The state of connections belongs to the leader. Another thread returns a connect
 """
 
 import logging
+import math
 import os
 import select
 import socket
@@ -21,7 +22,8 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from tenantry.http.response_close import ResponseCutError
-from tenantry.server.acceptor import Acceptor
+from tenantry.observability.scoreboard import Row
+from tenantry.server.acceptor import BATCH, Acceptor
 from tenantry.server.connection import CLOSED, Connection
 from tenantry.server.thread_pool import ThreadPool
 
@@ -76,15 +78,18 @@ class Loop:
         handler: handles the events.
         max_threads: maximum number of threads, including the leader.
         max_connections: number of connections from which on the worker accepts no more.
+        row: shows other workers the number of connections; None without other workers.
     """
 
-    def __init__(self, handler: Handler, *, max_threads: int, max_connections: int) -> None:
+    def __init__(
+        self, handler: Handler, *, max_threads: int, max_connections: int, row: Row | None = None
+    ) -> None:
         self._handler = handler
         self._pool: ThreadPool[Any] = ThreadPool(max_threads, self._run_item)
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._acceptor = Acceptor(self._epoll)
+        self._acceptor = Acceptor(self._epoll, row)
         self._max_connections = max_connections
         self._is_full = False
         self.connections: dict[int, Connection] = {}
@@ -221,6 +226,7 @@ class Loop:
     def add(self, connection: Connection) -> None:
         """Add a new connection."""
         self.connections[connection.fd] = connection
+        self._acceptor.note_count(len(self.connections))
         if len(self.connections) >= self._max_connections and not self._is_full:
             self._is_full = True
             self._acceptor.pause()
@@ -230,6 +236,7 @@ class Loop:
         """Close a connection, which makes room for another one."""
         if self.connections.get(connection.fd) is connection:  # not the next one with its number
             del self.connections[connection.fd]
+            self._acceptor.note_count(len(self.connections))
         # Closing the socket would not be enough, because a process that a tenant has started may
         # hold a copy of it.
         self.unwatch(connection)
@@ -243,11 +250,6 @@ class Loop:
     def needs_room(self) -> bool:
         """Whether the worker has its maximum of connections or of file descriptors."""
         return self._is_full or self._acceptor.lacks_resources(self.now)
-
-    def retry_accepting(self) -> None:
-        """Accept connections again if there is room, after file descriptors were missing."""
-        if not self._is_full:
-            self._acceptor.resume(self.now)
 
     def stop_accepting(self) -> None:
         """Accept no more connections."""
@@ -279,7 +281,8 @@ class Loop:
         handler, connections = self._handler, self.connections
         self._is_polling = True
         # A call that was added before `_is_polling` was True has woken nobody.
-        timeout_s = 0.0 if self._calls else max(self.check_at - time.monotonic(), 0.0)
+        due_at = min(self.check_at, self._acceptor.resumes_at)
+        timeout_s = 0.0 if self._calls else max(due_at - time.monotonic(), 0.0)
         events = self._epoll.poll(timeout_s, MAX_EVENTS)
         self._is_polling = False
         self.now = time.monotonic()
@@ -296,6 +299,10 @@ class Loop:
                 return False
         if self._calls and not self._run_calls(own):
             return False
+        if self.now >= self._acceptor.resumes_at:
+            self._acceptor.resumes_at = math.inf
+            if not self._is_full:
+                self._acceptor.resume(self.now)
         if self._must_check or self.now >= self.check_at:
             self._must_check = False  # written first, so that a later `check_soon` is not lost
             self.check_at = handler.on_check(self.now)
@@ -332,9 +339,17 @@ class Loop:
             self.forget(connection)
 
     def _accept(self, fd: int) -> None:
-        accepted = self._acceptor.accept(fd, self.now)
-        if accepted is None:
-            return
+        """Accept the connections that wait at a listener, at most `BATCH`."""
+        own = self._leader
+        for _ in range(BATCH):
+            accepted = self._acceptor.accept(fd, self.now)
+            if accepted is None:
+                return
+            self._begin(accepted)
+            if self._leader != own or not self._acceptor.is_accepting:
+                return
+
+    def _begin(self, accepted: tuple[socket.socket, Any, Any]) -> None:
         client = accepted[0]
         try:
             self._handler.on_accept(*accepted)

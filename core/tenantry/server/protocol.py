@@ -58,7 +58,12 @@ class HttpProtocol:
         """Set by the worker's main thread to stop the worker."""
         self._check_connections_at = 0.0
         max_connections: int = worker.cfg.worker_connections
-        self.loop = Loop(self, max_threads=max_threads, max_connections=max_connections)
+        self.loop = Loop(
+            self,
+            max_threads=max_threads,
+            max_connections=max_connections,
+            row=getattr(worker, "row", None),
+        )
         self.heads = RequestHeads(self, reader)
         self.bodies = RequestBodies(self)
         self.turns = Turns(self)
@@ -137,7 +142,6 @@ class HttpProtocol:
             self._worker.on_check()
             self.serving.update_date()
             self._limits.check(now)
-            self.loop.retry_accepting()
         return min(self.turns.due_at(now), self._check_connections_at)
 
     def _stop(self) -> None:
