@@ -1,4 +1,4 @@
-"""Prints the path of the newest Python on this machine, if it is newer than the one that runs."""
+"""Prints the path of the newest Python on this machine, unless the running Python is the newest."""
 
 import os
 import re
@@ -10,7 +10,7 @@ _NAME = re.compile(r"python3\.(\d+)")
 
 
 def main() -> None:
-    """Look in the folders of the search path, and in those of pyenv."""
+    """Search the folders of `PATH` and the folders of pyenv."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     folders = [*map(Path, os.get_exec_path()), *pyenv.glob("versions/*/bin")]
     found = {

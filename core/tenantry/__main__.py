@@ -1,7 +1,7 @@
 """Starts the command line, as `tenantry` or as `python -m tenantry`.
 
-Importing the commands takes up to a second. `main` imports them, so that Ctrl-C prints no traceback
-during this time.
+Importing the commands takes up to a second. The function `main` imports the commands, so that
+Ctrl-C prints no traceback during the import.
 """
 
 import sys

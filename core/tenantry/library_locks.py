@@ -1,4 +1,4 @@
-"""Locks around library functions that are not thread-safe, because builds run concurrently.
+"""Locks around library functions that are not thread-safe, but that concurrent builds call.
 
 `lock_library_functions` replaces the functions in their modules, so the locks also cover calls from
 other libraries and from tenants' code. Each lock is held only for the duration of one call.

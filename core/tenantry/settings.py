@@ -24,7 +24,7 @@ ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 """The addresses that stand for every address of the machine."""
 
 ForwardedHeader = Literal["for", "proto", "host", "port", "prefix"]
-"""The end of the name of an `X-Forwarded-…` header, in lower case."""
+"""The last part of the name of an `X-Forwarded-…` header, in lower case."""
 
 _STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s]*)?")
 _STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
@@ -115,7 +115,7 @@ class HostSettings(BaseSettings):
         ("for", "proto"),
         description="Comma-separated `X-Forwarded-…` headers that the host believes from the "
         "trusted proxies: `for`, `proto`, `host`, `port`, `prefix`. Name only headers that your "
-        "proxy replaces, because proxies pass on the others as the client sent them.",
+        "proxy replaces, because proxies pass on other headers as the client sent them.",
     )
     trusted_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

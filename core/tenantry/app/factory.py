@@ -114,7 +114,7 @@ class TenantRequest(Request):
 
 
 class TenantResponse(ConditionalResponse, Response):
-    """A response of a tenant's app, which evaluates conditions and ranges of static files."""
+    """A response of a tenant's app, with conditional and range requests for static files."""
 
 
 class TenantApp(Flask):
@@ -177,7 +177,7 @@ def create_app(
             budget of `DECODING_BYTES`.
         note_query: a function that receives the tenant's name and the duration in nanoseconds of
             each database query.
-        sources: the compiled code of endpoints. The default reads each file again.
+        sources: the compiled code of endpoints. By default, each build reads the files again.
 
     Returns:
         The app, in which the tenant's endpoints are registered. Call `close_app` when you no longer

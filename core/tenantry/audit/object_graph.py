@@ -172,7 +172,7 @@ class ObjectGraph:
         """Add an object, and return whether to follow its references."""
         key, kind, snapshot = id(thing), self._snapshot.kind(thing), self._snapshot
         if type(thing) is dict and are_private_builtins(thing):
-            return False  # a copy of Python's own names
+            return False  # this dictionary is a copy of Python's built-in names
         if key in self._parents or (kind == "immutable" and key not in snapshot.apps):
             return False
         self._parents[key] = thing, 0 if parent is None else id(parent)

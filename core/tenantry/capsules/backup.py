@@ -126,8 +126,8 @@ def _add_headers(
 def _check_can_be_restored(without_definition: Mapping[str, str], endpoints: Iterable[str]) -> None:
     """Check that a restore can create every table and view of the database.
 
-    Migrations create a table or view if the text of a migration contains its name. Any other table
-    needs a definition in the capsule.
+    Migrations create a table or view if the text of a migration contains the name of the table or
+    view. Any other table needs a definition in the capsule.
 
     Raises:
         CapsuleError: the capsule could not hold a table or view.

@@ -43,10 +43,13 @@ MARK_TABLE = "tenantry_restoring"
 """A table that lists what a restore into PostgreSQL has created."""
 
 _RESERVED_TABLES = (VERSION_TABLE, MARK_TABLE)
-"""Tables that direct migrations and restores. Their rows never come from a capsule."""
+"""Tables that control migrations and restores.
+
+The rows of these tables never come from a capsule.
+"""
 
 _SQLITE_PREFIX = "sqlite_"
-"""How the names of SQLite's own tables begin."""
+"""Prefix of the names of SQLite's own tables."""
 
 ROW_CHUNK_BYTES = 1 << 20
 """Approximate size of a chunk of rows, in bytes of JSON."""
@@ -98,7 +101,7 @@ class CapsuleTable(BaseModel):
     The row with the last number may no longer exist.
     """
     definition: TableDefinition | None = None
-    """How to create the table if no migration creates it; None if definitions cannot express it."""
+    """How to create the table without a migration; None if definitions cannot express the table."""
 
 
 def _check_order(tables: list[CapsuleTable]) -> list[CapsuleTable]:

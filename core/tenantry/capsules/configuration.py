@@ -40,10 +40,10 @@ def without_secrets(
 
 
 def describe_access(config: Mapping[str, Any], secret_keys: Sequence[str]) -> list[str]:
-    """Describe who can use a restored tenant, one line for each way in.
+    """Describe who can use a restored tenant, with one line for each kind of access.
 
     Args:
-        config: maps each key in the capsule to its value, which is not validated yet.
+        config: maps each key in the capsule to a value that is not validated yet.
         secret_keys: keys that the capsule omits.
     """
     lines = []

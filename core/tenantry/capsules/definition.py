@@ -1,11 +1,10 @@
-"""Describes tables as data, and creates tables from descriptions.
+"""Describes tables as data, and creates tables from such descriptions.
 
 Migrations create the tables of a restored tenant. For tables that no migration creates, such as
 those of Flask-Migrate or of `create_all`, the capsule has a definition: names, types from a fixed
 list, and literal defaults. A definition contains no SQL, because a capsule is untrusted input.
-SQLAlchemy composes the statements, and quotes all names.
-
-A table with anything else, such as a check constraint, a trigger or an array, has no definition.
+SQLAlchemy composes the statements, and quotes all names. A table with a check constraint, a
+trigger, an array or another part that a definition cannot express has no definition.
 """
 
 import re
@@ -56,7 +55,7 @@ _NOW = {"current_timestamp", "now()"}
 _SQLITE_EXTRAS = re.compile(
     r"\b(CHECK|COLLATE|CONFLICT|DEFERRABLE|GENERATED|STRICT|VIRTUAL|WITHOUT)\b", re.IGNORECASE
 )
-"""Words in a CREATE TABLE statement of SQLite for which definitions have no place."""
+"""Words in a CREATE TABLE statement of SQLite that definitions cannot express."""
 
 _SQLITE_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]""")
 
@@ -68,11 +67,11 @@ _POSTGRES_EXTRAS = """
     FROM pg_class
     WHERE relname = %s AND relnamespace = quote_ident(current_schema())::regnamespace
 """
-"""A query that tells whether a table has parts for which definitions have no place."""
+"""A query that tells whether a table has parts that definitions cannot express."""
 
 
 class NoDefinitionError(Exception):
-    """A table has a part for which definitions have no place."""
+    """A table has a part that definitions cannot express."""
 
 
 class _Part(BaseModel):
@@ -92,7 +91,7 @@ def _check_number(text: str) -> str:
 
 
 class DefaultValue(_Part):
-    """The value that the database gives to a column for which a new row has no value."""
+    """The value that a column gets if a new row has no value for the column."""
 
     kind: Literal["text", "number", "true", "false", "now"]
     text: str = Field("", max_length=10_000)
@@ -114,11 +113,11 @@ class ColumnDefinition(_Part):
 
 
 Action = Literal["", "CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"]
-"""What happens to a row when the row that it refers to changes or disappears."""
+"""What happens to a row when the row that the foreign key refers to changes or is deleted."""
 
 
 class ForeignKey(_Part):
-    """A foreign key, whose columns refer to columns of another table."""
+    """A foreign key: columns that refer to columns of another table."""
 
     columns: Names
     table: Name
@@ -134,7 +133,7 @@ class Index(_Part):
     columns: Names
     is_unique: bool = False
     is_constraint: bool = False
-    """Whether this is a unique constraint, which can have no name."""
+    """Whether the index is a unique constraint, which may lack a name."""
 
 
 class TableDefinition(_Part):
@@ -152,12 +151,12 @@ def describe_table(connection: sa.Connection, name: str) -> TableDefinition:
     """Return the definition of a table.
 
     Raises:
-        NoDefinitionError: a part of the table has no place in a definition.
+        NoDefinitionError: a definition cannot express a part of the table.
     """
     _check_no_extras(connection, name)
     try:
         with warnings.catch_warnings():
-            # SQLAlchemy warns about every part that it skips.
+            # SQLAlchemy warns about every part of a table that SQLAlchemy skips.
             warnings.simplefilter("error", sa.exc.SAWarning)
             return _describe(connection, name)
     except sa.exc.SAWarning as warning:

@@ -84,7 +84,7 @@ class RestoredTenant:
 
 
 class Replacing(Protocol):
-    """What `restore --replace` does with the existing tenant."""
+    """The changes that `restore --replace` makes to the existing tenant."""
 
     def set_aside(self, new_folder: Path, undo: ExitStack) -> None:
         """Move the former tenant aside, immediately before the new folder gets its path."""
@@ -186,7 +186,7 @@ def restore_tenant(
             url_text = database.url.render_as_string(hide_password=False)
             secret_path = _secret_path(settings, database.secret_name)
             if replacing is not None:
-                secret_path.unlink(missing_ok=True)  # a copy has been set aside
+                secret_path.unlink(missing_ok=True)  # `.removed` contains a copy
             staging.add_file(secret_path, url_text + "\n")
         if not former_key:
             staging.add_file(_secret_path(settings, variable), key + "\n")

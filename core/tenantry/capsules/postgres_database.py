@@ -55,9 +55,9 @@ _MARK_OWNER = """
     FROM pg_class
     WHERE relname = %s AND relnamespace = quote_ident(current_schema())::regnamespace
 """
-"""A query that returns the role that owns the mark table.
+"""A query that returns the owner of the mark table.
 
-Every role with the right to create tables could create a table of this name.
+Every role that may create tables could create a table with the name of the mark table.
 """
 
 _DROP_TYPES = {
@@ -265,7 +265,7 @@ def _check_mark_owner(connection: Connection, shown: str) -> None:
     """Check that the mark table belongs to the current role.
 
     Raises:
-        DatabaseError: another role owns the table, and could have written any names into it.
+        DatabaseError: another role owns the table, and could have inserted any names.
     """
     owner = connection.exec_driver_sql(_MARK_OWNER, (MARK_TABLE,)).scalar()
     if owner != connection.exec_driver_sql("SELECT current_user").scalar():
@@ -289,7 +289,7 @@ def _drop(connection: Connection, objects: Objects) -> None:
     """Drop those objects that the catalogue of the database still lists.
 
     The statements contain only identities that come from the catalogue, where the server has quoted
-    them. The mark table and a capsule only choose among them.
+    them. The mark table and a capsule only choose among the identities in the catalogue.
     """
     for kind, identity in sorted(objects & _list_objects(connection)):
         # The identity can contain a `%`, which must not start a parameter.

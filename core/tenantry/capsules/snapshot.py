@@ -155,7 +155,7 @@ class Snapshot:
         return CapsuleTable(name=name, columns=columns, positions=used, definition=definition)
 
     def _find_views(self, connection: sa.Connection) -> None:
-        """Add the views and functions of the database, which have no place in a capsule."""
+        """Add the views and functions of the database, which a capsule cannot contain."""
         inspector = sa.inspect(connection)
         found = dict.fromkeys(inspector.get_view_names(), "it is a view")
         if connection.dialect.name == "postgresql":

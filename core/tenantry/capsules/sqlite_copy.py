@@ -1,7 +1,8 @@
 """Copies SQLite databases with SQLite's backup API.
 
-The bytes of a database file can be torn while a process writes, and changes may still be in the
-write-ahead log. The backup API copies a state that SQLite itself could read.
+While a process writes to a database file, a plain copy of the file can be inconsistent. Recent
+changes can still be in the write-ahead log. The backup API copies a consistent state of the
+database.
 """
 
 import os
@@ -15,7 +16,7 @@ MAGIC = b"SQLite format 3\0"
 """The first bytes of every SQLite database."""
 
 BUSY_TIMEOUT_S = 30.0
-"""Seconds that a copy waits while another process holds a lock on the database."""
+"""Maximum seconds that a copy waits while another process holds a lock on the database."""
 
 _COMPANION_SUFFIXES = ("-wal", "-shm", "-journal")
 

@@ -131,9 +131,9 @@ class FolderSnapshot:
         raise TenantryError(text)
 
     def _copy_databases(self) -> None:
-        """Replace the links to SQLite databases of the app by copies of SQLite's backup API.
+        """Replace the links to the app's SQLite databases by copies that SQLite's backup API makes.
 
-        The copies are as of a moment shortly after the snapshot.
+        The copies contain the state of the databases shortly after the snapshot.
         """
         companions = [path for path in self._linked if companion_of(self._folder / path)]
         for path in companions:

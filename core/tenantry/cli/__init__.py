@@ -41,7 +41,7 @@ MISUSE = 2
 """Exit code of a command with wrong arguments or settings."""
 
 INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a command that Ctrl-C ended, as shells define it."""
+"""Exit code of a command that Ctrl-C ended, which is also the exit code in shells."""
 
 
 class LazyGroup(click.Group):
@@ -60,7 +60,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the called command. If the reader of its output has gone, end without an error."""
+        """Run the called command.
+
+        If the program that reads the output has ended, the command ends without an error.
+        """
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

@@ -46,8 +46,8 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
     Check the tenants NAME... (default: all enabled tenants), connect once to each tenant's
     database, and print one line for each problem. The exit code is 1 if a tenant has a problem.
 
-    Lines that begin with "note:" do not change the exit code. They name code that other users of
-    the machine can change, and data that they can read.
+    Lines that begin with "note:" do not change the exit code. Notes name code that other users of
+    the machine can change, and data that other users can read.
     """
     settings = read_settings()
     catalogue = scan_tenants(settings)
@@ -109,7 +109,7 @@ def find_problems(
 
 
 def find_notes(settings: HostSettings, tenants: Sequence[Tenant]) -> list[tuple[str, Problem]]:
-    """Return what an operator may intend, as pairs of a tenant's name and a note.
+    """Return notes about what an operator may intend, as pairs of a tenant's name and a note.
 
     A note that concerns the whole host has an empty name.
     """

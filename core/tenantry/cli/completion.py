@@ -1,7 +1,7 @@
 """Completes the names of tenants in a shell.
 
-Click completes commands and options by itself. Completion must stay silent, so an error, such as a
-missing tenants folder, completes nothing.
+Click itself completes commands and options. Completion must print no error. If an error occurs,
+such as a missing tenants folder, nothing is completed.
 """
 
 import click

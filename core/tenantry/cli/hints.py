@@ -24,7 +24,7 @@ OTHER_NAMES = {
     "-t": "--tenant NAME",
     "-w": "--workers N",
 }
-"""Options of gunicorn, Flask, curl, kubectl and docker, and our option for the same purpose."""
+"""Maps options of gunicorn, Flask, curl, kubectl and docker to our option for the same purpose."""
 
 
 def describe_unknown_option(error: click.NoSuchOption) -> str:

@@ -33,7 +33,7 @@ A tenant is `idle` in each worker that has not received a request yet. Therefore
 
 
 NOT_RUNNING = "not running"
-"""What the table shows instead of `idle` if no host is running."""
+"""The state that the table shows instead of `idle` if no host is running."""
 
 
 @click.command("list", epilog=examples("tenantry list", "tenantry list --wait --json"))

@@ -16,13 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 TEXT_WIDTH = 16
-"""Width in characters that a column of texts has at least, if its texts need it."""
+"""Minimum width in characters of a column of texts, unless all texts are shorter."""
 
 GAP = 2
 """Width in characters of the gap between two columns."""
 
 _SEPARATORS = str.maketrans("\t\r\n", "   ")
-"""Replaces what separates the cells and lines of a table in a pipe."""
+"""Replaces the separators of cells and lines inside the texts of a table in a pipe."""
 
 _UNIT = re.compile(r"(_s/s|/s|_s)$")
 """The unit at the end of a heading."""
@@ -41,9 +41,10 @@ def print_table(
     """Print rows as a table or, in a pipe, as tab-separated lines, with a heading in both cases.
 
     Args:
-        columns: The heading of each column. A heading ends with the unit, as in `wall_s`.
+        columns: The heading of each column. A heading ends with the unit of the column, as in
+            `wall_s`.
         rows: The rows. In a pipe, each value is printed in full.
-        optional: Columns that a terminal that is too narrow leaves out, in this order.
+        optional: Columns that are left out if the terminal is too narrow, in this order.
     """
     if sys.stdout.isatty():
         console = Console(markup=False, highlight=False)
@@ -110,7 +111,7 @@ def _heading(name: str) -> str:
 
 
 def _width_of(cells: dict[str, list[str]], numbers: Collection[str]) -> int:
-    """Return the smallest width of a readable table. Texts wrap above `TEXT_WIDTH`."""
+    """Return the smallest width of a readable table. Texts longer than `TEXT_WIDTH` wrap."""
     width = -GAP
     for name, texts in cells.items():
         widest = max(map(len, [*_heading(name).splitlines(), *texts]))
@@ -119,14 +120,14 @@ def _width_of(cells: dict[str, list[str]], numbers: Collection[str]) -> int:
 
 
 def _exact(value: object) -> str:
-    """Return a value as programs read it."""
+    """Return a value for programs."""
     if isinstance(value, datetime):
         return value.isoformat()
     return "" if value is None else str(value)
 
 
 def _shown(name: str, value: object) -> str:
-    """Return a value as people read it: with separators and units, and not too precise."""
+    """Return a value for people: rounded, with separators and units."""
     if value is None:
         return ""
     if isinstance(value, datetime):

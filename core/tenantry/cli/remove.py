@@ -1,4 +1,4 @@
-"""`tenantry remove`: removes a tenant, after writing a capsule of it."""
+"""`tenantry remove`: writes a capsule of a tenant, and then removes the tenant."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def command(*, name: str, archive: Path | None, no_archive: bool, is_json: bool)
 
     Write tenant NAME into a capsule, and then remove its tenant file, files, database and secrets.
     `tenantry restore` creates the tenant again. A database that the tenant file names by a URL
-    remains. If only data without a tenant has the name, the data moves to <data>/.removed. If the
-    command is killed, run it again to complete it.
+    remains. If only data without a tenant has the name, the data moves to <data>/.removed. To
+    complete a killed command, run the command again.
     """
     if archive is not None and no_archive:
         raise click.UsageError("choose either --archive or --no-archive.")

@@ -20,7 +20,7 @@ def command(*, name: str, new: str, is_json: bool) -> None:
 
     Tenant NAME gets the name NEW, with its files, database, secrets, operator state and usage. The
     tenant keeps its address, and answers 503 while its data moves. A database that the tenant file
-    names by a URL keeps its name. If the command is killed, run it again to complete it.
+    names by a URL keeps its name. To complete a killed command, run the command again.
     """
     with capsule_progress(is_json) as on_progress:
         renamed = rename_tenant(read_settings(), name, new, on_progress)

@@ -71,7 +71,7 @@ def _check_database(text: str) -> str:
 @database_option
 @click.option(
     "--replace", "is_replacing", is_flag=True,
-    help="Replace an existing tenant. What was there moves to <data>/.removed/NAME-TIME.",
+    help="Replace an existing tenant. The former tenant moves to <data>/.removed/NAME-TIME.",
 )  # fmt: skip
 @click.option(
     "--with-templates", is_flag=True,
@@ -153,7 +153,7 @@ def replace_tenant(
             )
         replacement.wait_for_workers()
     if replacement.aside.exists():
-        click.echo(f"What was there before is in {replacement.aside}.", err=True)
+        click.echo(f"The former tenant is in {replacement.aside}.", err=True)
     return restored
 
 

@@ -20,10 +20,10 @@ def command() -> None:
 def new(name: str) -> None:
     """Create a secret.
 
-    Write 32 random bytes, as hexadecimal digits, to <data>/secrets/NAME, with mode 0600. The value
-    is not printed. Tenant files read it with secret("NAME"). An existing secret is never
-    overwritten. To rotate a secret key, create a second secret, assign it to SECRET_KEY, and move
-    the first to SECRET_KEY_FALLBACKS.
+    Write 32 random bytes, as hexadecimal digits, to <data>/secrets/NAME, with mode 0600. The
+    command does not print the value. Tenant files read the secret with secret("NAME"). An existing
+    secret is never overwritten. To rotate a secret key, create a second secret, assign the second
+    secret to SECRET_KEY, and move the first secret to SECRET_KEY_FALLBACKS.
     """
     if not is_secret_name(name):
         raise click.UsageError(f"{name!r}: a name has only letters, digits and underscores.")

@@ -1,7 +1,7 @@
-"""Lets commands write to any terminal, file or pipe without a traceback.
+"""Prevents tracebacks when commands write to a terminal, a file or a pipe.
 
-`open_terminal` prepares the output once, before the command runs. `end_quietly` ends a command
-whose reader has gone.
+`open_terminal` prepares the output once, before the command runs. `end_quietly` ends a command if
+the program that reads the output has ended.
 """
 
 import os
@@ -14,8 +14,8 @@ from typing import NoReturn
 def open_terminal() -> None:
     """Replace characters that the terminal's encoding lacks with `?` or an escape.
 
-    Without the replacement, a tenant's display name could end a command in a terminal of another
-    encoding (`LC_ALL=C`, `PYTHONIOENCODING=ascii`).
+    Without the replacement, a command fails if a tenant's display name contains a character that
+    the terminal's encoding lacks (`LC_ALL=C`, `PYTHONIOENCODING=ascii`).
     """
     for stream, replacement in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, TextIOWrapper):
@@ -23,9 +23,9 @@ def open_terminal() -> None:
 
 
 def end_quietly() -> NoReturn:
-    """End the command after its reader has gone, as in `tenantry list | head -1`.
+    """End the command if the reading program has ended, as in `tenantry list | head -1`.
 
-    The exit code is the code of a program that SIGPIPE ends.
+    The command's exit code is that of a program that SIGPIPE ends.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())  # Python flushes stdout once more when it exits

@@ -53,9 +53,9 @@ def command(sort: str, per_worker: bool, interval_s: float, is_json: bool) -> No
 
     Most columns are rates per second, in which a request counts when it has ended. The columns
     in_flight and stuck are the current numbers of running requests and of requests past their
-    deadline. Times are in seconds per second: 0.5 for processor means half a processor, and 3 for
-    busy means three requests at the same time. Sizes are in bytes per second. On a terminal, the
-    command runs until Ctrl-C. In a pipe, the output is printed once.
+    deadline. Times are in seconds per second. A processor time of 0.5 means half a processor, and a
+    busy time of 3 means three requests at the same time. Sizes are in bytes per second. On a
+    terminal, the command runs until Ctrl-C. In a pipe, the output is printed once.
     """
     data_dir = read_settings().data_dir
     ask = partial(ask_workers, data_dir, "load", ANSWER_TIMEOUT_S)

@@ -63,8 +63,8 @@ def command(since: float | None, is_csv: bool, is_json: bool) -> None:
 
     The totals include all processes of the host, even processes that have ended. All times are in
     seconds. Usage is stored per minute for two days, per hour for two months, and then per day
-    (UTC). The totals include the whole minute, hour or day that contains the time of --since. A
-    terminal that is too narrow leaves out columns; a pipe, --csv and --json contain every column.
+    (UTC). The totals include the whole minute, hour or day that contains the time of --since. On a
+    narrow terminal, the table omits some columns. A pipe, --csv and --json contain every column.
     """
     if is_csv and is_json:
         raise click.UsageError("choose either --csv or --json.")
@@ -87,7 +87,7 @@ def usage_rows(used: Mapping[str, Counts]) -> list[dict[str, Any]]:
 
 
 def table_row(row: Mapping[str, Any]) -> list[Any]:
-    """Return the values of a row in the order of `COLUMNS`, with a time that a table can format."""
+    """Return the values of a row in the order of `COLUMNS`, and convert the time for tables."""
     last = row["last_used"]
     return [*[row[name] for name in COLUMNS[:-1]], last and datetime.fromisoformat(last)]
 

@@ -43,7 +43,7 @@ SERVER_OPTIONS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # milliseconds
 }
-"""Options of libpq: the encoding, and how to notice an unreachable server.
+"""Options of libpq: the encoding, and the detection of an unreachable server.
 
 If packets to the server are lost, a query fails within 10 s instead of the 15 minutes that are the
 default of Linux. If only the server process is frozen, its machine still acknowledges packets, and
@@ -72,7 +72,7 @@ _POSTGRES_DOWN = {
 _POSTGRES_READ_ONLY = {"25006"}  # read_only_sql_transaction, for example from a standby server
 
 _UNSTORABLE = {"22021", "22P05"}  # character_not_in_repertoire, untranslatable_character
-_NUL = "cannot contain NUL"  # psycopg notices this itself, so the error has no SQLSTATE
+_NUL = "cannot contain NUL"  # psycopg raises this error itself, without a SQLSTATE
 
 _NOTE_QUERY = "tenantry_note_query"  # an execution option of the engine
 
@@ -123,7 +123,7 @@ def close_engine(engine: Engine) -> None:
 def connect_arguments(
     owner: str, url: URL, options: Mapping[str, Any] = NO_OPTIONS
 ) -> dict[str, Any]:
-    """Return the tenant's driver options and the default ones, except those that the URL sets."""
+    """Return the tenant's driver options and the defaults, except options that the URL sets."""
     defaults: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
         defaults = {"timeout": BUSY_TIMEOUT_S, "factory": _SqliteConnection}
@@ -160,8 +160,9 @@ class _PreparedStatements:
     """Turns prepared statements off on connections that go through a pooler.
 
     A pooler in transaction mode sends a prepared statement to a server process that does not know
-    it, or that knows another one of the same name. One query on the first connection of an engine
-    tells whether there is a pooler. Thread-safe, because two first connections find the same.
+    the statement, or that knows another statement of the same name. A query on the first connection
+    of an engine detects a pooler. The class is thread-safe, because two first connections get the
+    same result.
     """
 
     def __init__(self) -> None:

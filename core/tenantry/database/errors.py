@@ -56,9 +56,10 @@ class DatabaseFullError(DatabaseDownError):
 
 
 class UnstorableTextError(HTTPException):
-    """The database cannot store a text. The client gets 422 (RFC 9110 §15.5.21).
+    """The database cannot store a text.
 
-    Examples are `€` in a LATIN1 database, and NUL in any PostgreSQL database.
+    Examples of such a text are `€` in a LATIN1 database, and NUL in any PostgreSQL database. The
+    client gets 422 (RFC 9110 §15.5.21).
     """
 
     code: int = HTTPStatus.UNPROCESSABLE_ENTITY.value

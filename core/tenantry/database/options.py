@@ -1,7 +1,7 @@
 """The key `DATABASE_OPTIONS` of a tenant file: engine and driver options that a URL cannot express.
 
-Options that `sqlalchemy.create_engine` accepts shape the app's engine. All other options go to the
-driver, for every connection to the database: the app's, those of migrations, and those of commands.
+Options that `sqlalchemy.create_engine` accepts configure the app's engine. All other options go to
+the driver, for the connections of the app, of migrations and of commands.
 
 Importing SQLAlchemy takes 0.3 s, so this module imports it only for a tenant that has options.
 """
@@ -23,11 +23,11 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 """The options of most tenants."""
 
 COMMAND_OPTIONS = {"prepare_threshold": None, "client_encoding": "utf8"}
-"""Options of psycopg for connections of commands and migrations.
+"""Options of psycopg for the connections of commands and migrations.
 
-Prepared statements do not work behind a pooler in transaction mode, and these connections send each
-statement only a few times. Without `client_encoding`, psycopg returns bytes for the text of a
-SQL_ASCII database.
+Prepared statements do not work behind a pooler in transaction mode, and commands and migrations
+send each statement only a few times. Without `client_encoding`, psycopg returns bytes for the text
+of a SQL_ASCII database.
 """
 
 _ENGINE_ONLY = frozenset({"connect_args", "enable_from_linting", "future"})
@@ -153,7 +153,7 @@ def _check_driver_option(url: "URL", name: str, value: object, others: Collectio
 def _engine_names(url: "URL") -> frozenset[str]:
     """Return the names of the options that `create_engine` accepts for a URL, without the pool's.
 
-    `create_engine` finds the names in the same way.
+    `create_engine` determines the accepted names in the same way.
     """
     from sqlalchemy import Engine  # noqa: PLC0415 - see the module docstring
     from sqlalchemy.util import get_cls_kwargs  # noqa: PLC0415 - as above
@@ -167,7 +167,7 @@ def _driver_names(url: "URL") -> frozenset[str] | None:
         return _SQLITE_NAMES
     if url.get_driver_name() != "psycopg":
         return None
-    import psycopg  # noqa: PLC0415 - the driver of the tenant
+    import psycopg  # noqa: PLC0415 - the tenant's driver
 
     parameters = inspect.signature(psycopg.Connection.connect).parameters
     names = {name for name, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
@@ -175,7 +175,7 @@ def _driver_names(url: "URL") -> frozenset[str] | None:
 
 
 def _check_engine_values(url: "URL", options: Mapping[str, Any]) -> None:
-    """Create an engine, which does not connect, so that SQLAlchemy rejects wrong values."""
+    """Create an engine without connecting, so that SQLAlchemy rejects wrong values."""
     from sqlalchemy import NullPool, create_engine  # noqa: PLC0415 - see the module docstring
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - as above
 

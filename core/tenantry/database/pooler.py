@@ -6,17 +6,18 @@ POOLED = (
     "its URL leads to a connection pooler, and this command needs one server process for itself; "
     "name the server's own host and port"
 )
-"""Why a command cannot use a connection through a pooler, and what to do."""
+"""Says why a command cannot use a connection through a pooler, and what to do."""
 
 
 def is_pooled(driver_connection: Any, server_process: object) -> bool:
-    """Whether a connection goes through a pooler, which may change the server process at any time.
+    """Whether a connection goes through a pooler, which can change the server process at any time.
 
     When a client connects, PostgreSQL sends the ID of its server process, which a client needs to
-    cancel a query. A pooler sends a number of its own instead.
+    cancel a query. A pooler sends another number instead.
 
     Args:
-        driver_connection: the connection of the driver. Only psycopg tells the number.
+        driver_connection: the connection of the driver. Only psycopg provides the number that the
+            client received.
         server_process: the result of `SELECT pg_backend_pid()`.
     """
     info = getattr(driver_connection, "info", None)

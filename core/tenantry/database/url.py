@@ -30,7 +30,7 @@ would not show which database is used, and would reveal the password in logs.
 """
 
 IDENTITY_PARAMETERS = frozenset({*_BEFORE_QUERY, "conninfo", "database", "host", "port", "uri"})
-"""Driver options that would select another database than the URL names."""
+"""Driver options that would select a database other than the one in the URL."""
 
 _DRIVER_ONLY = ("prepare_threshold", "autocommit", "row_factory", "cursor_factory", "context")
 """Options of psycopg whose values are not text, so that a URL cannot express them."""

@@ -41,7 +41,7 @@ def find_endpoint(name: str) -> str:
             f"{name!r} from BLUEPRINTS.",
         )
     for path in code_paths(name):
-        with suppress(FileNotFoundError):  # an editor replaces the file
+        with suppress(FileNotFoundError):  # an editor is replacing the file
             if is_writable_by_all(path):
                 raise EndpointError(
                     name,
@@ -52,9 +52,10 @@ def find_endpoint(name: str) -> str:
 
 
 def code_paths(name: str) -> list[Path]:
-    """Return the code of an endpoint: its modules, its folders, and the folder that holds them all.
+    """Return the paths of an endpoint's code: the modules, the folders, and the folder above.
 
-    The endpoints that come with Tenantry have none, because their code belongs to Tenantry.
+    For an endpoint that comes with Tenantry, the result is empty, because the code belongs to
+    Tenantry.
     """
     if "." not in name:
         return []

@@ -66,7 +66,7 @@ def unload_endpoints(modules: PrivateModules) -> None:
     disconnect_receivers(modules)
     is_latest = modules.is_latest
     modules.unload()
-    if is_latest:  # otherwise, the tenant's next app uses the same loggers
+    if is_latest:  # otherwise, the tenant's next app would use the same loggers
         for handler in _remove_loggers(modules.owner):
             handler.close()
 

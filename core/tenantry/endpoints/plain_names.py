@@ -1,9 +1,9 @@
-"""Makes plain names of a tenant's modules work where a library imports a module by name.
+"""Resolves the plain name of a tenant's module when a library imports the module by name.
 
-In a tenant's code, an import statement finds private modules by itself (`private_code.modules`).
-This module does the same for `importlib.import_module`, and for Werkzeug's `import_string`, with
-which Flask reads `from_object("shop.settings")`. The tenant is that of the current build or
-request. In a thread without the context of either, a plain name means a library.
+An import statement in a tenant's code finds private modules without this module
+(`private_code.modules`). This module adds the same to `importlib.import_module` and to Werkzeug's
+`import_string`, which Flask uses for `from_object("shop.settings")`. The tenant is the tenant of
+the current build or request. In a thread without a build or request, a plain name means a library.
 """
 
 import importlib
@@ -26,7 +26,7 @@ _current: ContextVar[PrivateModules | None] = ContextVar("private_modules", defa
 
 @contextmanager
 def using(modules: PrivateModules) -> Iterator[None]:
-    """Let plain names mean the modules of one build, for the code in the `with` block."""
+    """Let plain names mean the modules of one build during the `with` block."""
     token = _current.set(modules)
     try:
         yield

@@ -52,7 +52,7 @@ def confine_receivers(app: Flask, endpoint: str, modules: PrivateModules) -> Non
 
 
 def disconnect_receivers(modules: PrivateModules) -> None:
-    """Disconnect all receivers of a build, because they could keep the app alive."""
+    """Disconnect all receivers of a build, because receivers could keep the app in memory."""
     for signal in (*_FLASK_SIGNALS, *blinker.default_namespace.copy().values()):
         for connected in signal.receivers.copy().values():
             receiver = connected() if isinstance(connected, weakref.ref) else connected
@@ -76,7 +76,7 @@ def _is_weakly_connected(signal: Signal, receiver: Any) -> bool:
 def _is_of(modules: PrivateModules, receiver: Any) -> bool:
     function = _unwrapped(receiver)
     function = getattr(function, "__func__", function)
-    if not hasattr(function, "__globals__"):  # an object with the method `__call__`
+    if not hasattr(function, "__globals__"):  # the receiver is an object with the method `__call__`
         function = vars(type(function)).get("__call__")
     return modules.defines(function)
 

@@ -1,7 +1,8 @@
-"""Permissions: who else on the machine can read or change a file.
+"""Permissions: which other users of the machine can read or change a file.
 
-The processes of Tenantry create files for their own user only. Files from elsewhere, such as tenant
-files and endpoints, are executed, so whoever can write to them can act as the host.
+The processes of Tenantry create files for their own user only. The host also executes files that
+other processes create, such as tenant files and endpoints. A user who can write to such a file can
+act as the host.
 """
 
 import grp
@@ -12,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
-"""The mode bits of everybody but the owner."""
+"""The mode bits of all users except the owner."""
 
 
 def create_private_files() -> None:
@@ -30,7 +31,7 @@ def is_writable_by_all(path: Path) -> bool:
 
 
 def describe_writers(path: Path) -> str:
-    """Return who besides this user and root can change a file; an empty string for nobody."""
+    """Return which users besides this user and root can change a file, or an empty string."""
     try:
         info = path.stat()
         if _is_mounted_read_only(path):
@@ -56,7 +57,7 @@ def find_open(folder: Path) -> list[str]:
             found.append(".")
         with os.scandir(folder) as entries:
             for entry in entries:
-                with suppress(OSError):  # deleted in the meantime
+                with suppress(OSError):  # the path was deleted in the meantime
                     if not entry.is_symlink() and entry.stat().st_mode & OTHERS:
                         found.append(entry.name)
     return sorted(found)

@@ -2,7 +2,7 @@
 
 Each file that Tenantry sends goes through `ConditionalResponse`: static files of tenants, and files
 of the endpoints that come with Tenantry. Werkzeug's own evaluation fails for `If-Match: *`, rejects
-units other than bytes, and sends a range although `If-Range` has another date.
+units other than bytes, and sends a range even if `If-Range` has another date.
 """
 
 import re
@@ -19,7 +19,7 @@ _RANGE = re.compile(r"([0-9]{0,1000})-([0-9]{0,1000})")  # Python parses up to 4
 
 
 class ConditionalResponse(Response):
-    """A response with an ETag or a date, which a client may want only under a condition."""
+    """A response with an ETag or a date, which evaluates the conditions of a request."""
 
     def make_conditional(
         self,
@@ -56,7 +56,7 @@ class ConditionalResponse(Response):
             elif accept_ranges and complete_length and _wants_range(environ, etag, modified):
                 self._send_range(environ["HTTP_RANGE"], complete_length)
         except (PreconditionFailed, RequestedRangeNotSatisfiable):
-            self.close()  # closes the file
+            self.close()  # `close` also closes the file
             raise
         return self
 
@@ -71,10 +71,10 @@ class ConditionalResponse(Response):
 
 
 def find_range(ranges: str, length: int) -> tuple[int, int] | None:
-    """Return the first byte of a requested range and the byte after its last one.
+    """Return the positions of the first byte of a requested range and of the byte after the range.
 
-    The result is None if the whole content is to be sent: because the unit is unknown (RFC 9110
-    §14.2), or because several ranges are requested.
+    The result is None if the response has the whole content: if the unit is unknown (RFC 9110
+    §14.2), or if several ranges are requested.
 
     Raises:
         RequestedRangeNotSatisfiable: the content has no byte in any range, or a range is invalid.
@@ -91,7 +91,10 @@ def find_range(ranges: str, length: int) -> tuple[int, int] | None:
 
 
 def _span(text: str, length: int) -> tuple[int, int]:
-    """Return where a range begins and ends in the content. An empty span has no byte of it."""
+    """Return where a range begins and ends in the content.
+
+    An empty span contains no byte of the content.
+    """
     found = _RANGE.fullmatch(text)
     if found is None or found[0] == "-":
         raise RequestedRangeNotSatisfiable(length)
@@ -104,7 +107,9 @@ def _span(text: str, length: int) -> tuple[int, int]:
 
 
 def _is_unchanged(environ: dict[str, Any], etag: str | None, modified: datetime | None) -> bool:
-    """Return whether the client has the content. The order of the checks is that of §13.2.2.
+    """Return whether the client already has the content.
+
+    The order of the checks follows RFC 9110 §13.2.2.
 
     Raises:
         PreconditionFailed: the client wants another version of the content.
@@ -124,7 +129,7 @@ def _is_unchanged(environ: dict[str, Any], etag: str | None, modified: datetime 
 
 
 def _wants_range(environ: dict[str, Any], etag: str | None, modified: datetime | None) -> bool:
-    """Return whether the client wants a part of exactly this version of the content (§13.1.5)."""
+    """Return whether the client wants a part of this version of the content (RFC 9110 §13.1.5)."""
     if "HTTP_RANGE" not in environ or environ["REQUEST_METHOD"] != "GET":
         return False
     condition = environ.get("HTTP_IF_RANGE", "").strip()

@@ -51,7 +51,7 @@ IS_FOR_OPERATORS = "tenantry.is_for_operators"
 """Key that is present in a request on the operators' listener."""
 
 MAX_WAIT_S = "tenantry.max_wait_s"
-"""Seconds for which the request may wait for its tenant's instance; absent if there is one."""
+"""Seconds for which the request may wait for the tenant's instance; absent if one exists."""
 
 _WERKZEUG_REQUEST = "werkzeug.request"
 

@@ -51,14 +51,16 @@ p {{ overflow-wrap: anywhere }}
 """
 
 MAX_ACCEPT_BYTES = 500
-"""Length of the longest `Accept` header that is parsed.
-
-Browsers send up to 200 bytes. Parsing 8,000 bytes would take 26 ms.
+"""Maximum length in bytes of an `Accept` header that is parsed. Browsers send up to 200 bytes.
+Parsing 8,000 bytes would take 26 ms.
 """
 
 
 def prefers_html(accept: str) -> bool:
-    """Whether a client prefers HTML to JSON (RFC 9110 §12.5.1). A tie, as in `*/*`, means JSON."""
+    """Whether a client prefers HTML to JSON (RFC 9110 §12.5.1).
+
+    JSON wins if both have the same quality, as in `*/*`.
+    """
     if accept in ("", "*/*") or len(accept) > MAX_ACCEPT_BYTES:
         return False
     accepted = parse_accept_header(accept, MIMEAccept)
@@ -98,8 +100,8 @@ class ProblemResponse:
     def render(self, environ: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
         """Return the status line, the headers and the body of the response to a request.
 
-        The body is an HTML page if the client prefers one, and a JSON document otherwise. Both have
-        the same content.
+        The body is an HTML page if the client prefers one, and a JSON document otherwise. The page
+        and the document have the same content.
         """
         request_id = environ.get(REQUEST_ID, "")
         if prefers_html(environ.get("HTTP_ACCEPT", "")):

@@ -61,7 +61,7 @@ class Accounting:
         self._usage = usage
         self._on_request_end = on_request_end
         self.start_wait: StartWait | None = None
-        """Makes requests wait for their tenant; None if the server's requests wait in threads."""
+        """Makes requests wait for their tenant; None if requests wait in threads of the server."""
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"

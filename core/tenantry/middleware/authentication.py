@@ -79,8 +79,8 @@ class _ClientRefusedError(Exception):
 class Authentication:
     """Head check that admits clients with a known key or a valid token. Thread-safe.
 
-    Each refusal is logged with the client's name if it is known, and never with the key. Over the
-    bound of `FailedAttempts`, a 429 replaces the 401, and refusals are not logged.
+    Each refusal is logged with the client's name if it is known, and never with the key. Above the
+    limit of `FailedAttempts`, a 429 replaces the 401, and refusals are not logged.
 
     Args:
         tenant: the tenant's name, for the log.

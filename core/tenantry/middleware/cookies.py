@@ -21,22 +21,25 @@ PATH_BYTES = 1024
 and use the folder of the request's URL instead, which is `/` for `/acme`."""
 
 ORIGIN_WIDE = frozenset({
-    # where requests go and how: RFC 7838, RFC 6797, RFC 7469, RFC 9163
+    # These headers control where and how requests are sent: RFC 7838, RFC 6797, RFC 7469, RFC 9163
     "alt-svc", "strict-transport-security", "public-key-pins", "public-key-pins-report-only",
     "expect-ct",
-    # what requests contain: RFC 8942, Client Hints Reliability, RFC 9842
+    # These headers control what requests contain: RFC 8942, Client Hints Reliability, RFC 9842
     "accept-ch", "accept-ch-lifetime", "critical-ch", "use-as-dictionary",
-    # what the browser stores: Clear Site Data, RFC 2965, Shared Storage, RFC 9875
+    # These headers control what the browser stores: Clear Site Data, RFC 2965, Shared Storage, RFC
+    # 9875
     "clear-site-data", "set-cookie2", "shared-storage-write", "cache-group-invalidation",
-    # whether the visitor is signed in: Login Status and its former names, Device Bound Sessions
+    # These headers tell whether the visitor is signed in: Login Status and its former names, Device
+    # Bound Sessions
     "login-status", "set-login", "idp-signin-status", "secure-session-registration",
     "secure-session-challenge", "sec-session-registration", "sec-session-challenge",
-    # what the browser reports about the visitor: Network Error Logging, Reporting, Topics,
-    # Attribution Reporting
+    # These headers control what the browser reports about the visitor: Network Error Logging,
+    # Reporting, Topics, Attribution Reporting
     "nel", "report-to", "observe-browsing-topics", "attribution-reporting-register-source",
     "attribution-reporting-register-trigger", "attribution-reporting-register-os-source",
     "attribution-reporting-register-os-trigger",
-    # which scripts and processes serve pages: Service Workers, HTML and its former name
+    # These headers control which scripts and processes serve pages: Service Workers, HTML and its
+    # former name
     "service-worker-allowed", "origin-agent-cluster", "origin-isolation",
 })  # fmt: skip
 """Response headers that act on a whole origin, or on all its later requests, and therefore on other

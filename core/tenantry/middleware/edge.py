@@ -1,8 +1,8 @@
 """The edge: finds out who answers a request, before a thread runs it.
 
-`Edge` reads what trusted proxies say about the client, gives each request an ID, refuses requests
+`Edge` reads the forwarded headers of trusted proxies, gives each request an ID, refuses requests
 with a missing or malformed `Host`, refuses `CONNECT`, drops headers that a client may not set,
-keeps the operators' listener apart from the tenants' listener, and asks the router for the mount.
+separates the operators' listener from the tenants' listener, and asks the router for the mount.
 """
 
 import re
@@ -109,11 +109,12 @@ class Edge:
     def _is_for_admin(self, environ: "WSGIEnvironment") -> bool:
         """Whether the operators' listener answers to the host name of a request.
 
-        Otherwise, a website could read operators' pages: the website lets its own name point to
-        127.0.0.1 (DNS rebinding), and a browser takes the pages for pages of the website.
+        Otherwise, a website could read operators' pages through an operator's browser. The website
+        would let its own name point to 127.0.0.1 (DNS rebinding), so that the browser treats the
+        pages as pages of the website.
         """
         host = environ.get("HTTP_HOST")
-        if host is None:  # from a probe with HTTP/1.0; a browser always sends a name
+        if host is None:  # an HTTP/1.0 probe sends no name, but a browser always does
             return True
         return is_address(host_name(host)) or self._admin_hosts.trusts(host)
 

@@ -1,9 +1,9 @@
-"""Failed attempts: the bound on requests without a valid key.
+"""Failed attempts: limits the number of requests without a valid key.
 
-Such requests do not count for the tenant's rate, so they have a bound of their own, per tenant and
-client address. Over the bound, a request without a valid key gets 429 instead of 401. The key is
-checked first, so that a client with a valid key always gets in, even if a stranger behind the same
-address has used up the bound.
+Requests without a valid key do not count toward the tenant's rate, so they have a separate limit
+for each tenant and client address. Above the limit, a request without a valid key gets 429 instead
+of 401. The key is checked first, so that a request with a valid key is always admitted, even if
+another client with the same address has reached the limit.
 """
 
 import ipaddress
@@ -14,19 +14,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 MAX_ATTEMPTS = 60
-"""Failed attempts of one client address at one tenant in `WINDOW_S`. A client that polls once per
-second with a wrong key still sees why it is refused."""
+"""Maximum number of failed attempts of one client address at one tenant in `WINDOW_S`. A client
+that polls once per second with a wrong key still sees why it is refused."""
 
 WINDOW_S = 60.0
-"""Seconds after the first failed attempt in which attempts are counted."""
+"""Number of seconds after the first failed attempt in which attempts are counted."""
 
 MAX_ADDRESSES = 4096
-"""Maximum number of addresses in memory (1 MiB), so that a stranger with many addresses does not
-fill the memory. Above this number, the oldest address is forgotten."""
+"""Maximum number of addresses in memory (1 MiB), so that a client with many addresses does not fill
+the memory. Above this number, the oldest address is removed."""
 
 
 class FailedAttempts:
-    """The failed attempts of one process, which each worker counts separately. Thread-safe.
+    """Counts the failed attempts in one process. Each worker counts separately. Thread-safe.
 
     Args:
         clock: returns monotonic seconds.
@@ -34,13 +34,13 @@ class FailedAttempts:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # protects the dict and its entries
+        self._lock = threading.Lock()  # this lock protects the dict and its entries
         self._entries: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
 
     def note(self, tenant: str, address: str) -> int:
         """Count a failed attempt.
 
-        Return 0 within the bound, and otherwise the seconds until the address has attempts again.
+        Return 0 up to the limit, and otherwise the seconds until the address may try again.
         """
         key = tenant, _network(address)
         now = self._clock()
@@ -55,7 +55,10 @@ class FailedAttempts:
 
 
 def _network(address: str) -> str:
-    """Return an address, or the /64 network of an IPv6 address, all of which one client can use."""
+    """Return an IPv4 address, or the /64 network of an IPv6 address.
+
+    One client can use all addresses of a /64 network.
+    """
     if ":" not in address:
         return address
     try:

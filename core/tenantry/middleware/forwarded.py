@@ -1,4 +1,4 @@
-"""Forwarded headers: what the trusted proxies in front of the host say about a request.
+"""Forwarded headers: reads what the trusted proxies in front of the host report about a request.
 
 Each proxy appends one value to an `X-Forwarded-…` header, so with two trusted proxies, the second
 value from the right comes from the outermost trusted proxy. A client can send any value to the left
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _SCHEMES = {"ws": "http", "wss": "https"}
-"""Traefik sends these schemes for WebSockets."""
+"""Schemes that Traefik sends for WebSocket requests."""
 
 _ADDRESS_AND_PORT = re.compile(r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]{1,5})?")
 _PORT = re.compile(r":[0-9]*$")
@@ -39,10 +39,11 @@ class ForwardedHeaders:
         self._believed = frozenset(believed)
 
     def apply(self, environ: "WSGIEnvironment") -> None:
-        """Replace the client's address, scheme, host, port and prefix by the forwarded ones.
+        """Replace the client's address, scheme, host, port and prefix by the forwarded values.
 
         The method does not check the host, the port, the prefix and the scheme. On the operators'
-        listener, the host name stays as sent, because a script can send `X-Forwarded-Host`.
+        listener, the host name is not replaced, because a script on a website can send
+        `X-Forwarded-Host`.
         """
         address = _address(self._value(environ, "for"))
         if address:
@@ -63,7 +64,7 @@ class ForwardedHeaders:
             environ["SCRIPT_NAME"] = prefix
 
     def _value(self, environ: "WSGIEnvironment", name: str) -> str:
-        """Return what the outermost trusted proxy has sent; empty if nothing is believed."""
+        """Return the value from the outermost trusted proxy; empty if no value is trusted."""
         if name not in self._believed:
             return ""
         values = environ.get(f"HTTP_X_FORWARDED_{name.upper()}", "").split(",")
@@ -79,7 +80,7 @@ def _set_host(environ: "WSGIEnvironment", host: str) -> None:
 
 
 def _address(value: str) -> str:
-    """Return an IP address without a port, or an empty string: some proxies send `unknown`."""
+    """Return an IP address without a port, or an empty string if a proxy sends `unknown`."""
     match = _ADDRESS_AND_PORT.fullmatch(value)
     try:
         return str(ipaddress.ip_address((match[1] or match[2]) if match else value))

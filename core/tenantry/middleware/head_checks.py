@@ -132,8 +132,8 @@ class HeadChecks:
 def _keeping_private(start_response: "StartResponse") -> "StartResponse":
     """Return a `start_response` that keeps a shared cache from sending the response to others.
 
-    For a request with `Authorization`, a shared cache does so anyway (RFC 9111 §3.5), but a cache
-    does not know `X-API-Key`.
+    A shared cache already keeps responses to requests with `Authorization` private (RFC 9111 §3.5),
+    but does not know the header `X-API-Key`.
     """
 
     def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 READY_AGE_S = 1.0
 """Maximum age in seconds of the counts on the tenants' listener. Counting 2,000 tenants takes 13
-ms, and everybody can request the page."""
+ms, and every client can request the page."""
 
 LIVENESS = "/-/livez"
 """The path of the liveness page."""
@@ -97,7 +97,7 @@ class HostPages:
     ) -> None:
         self._clock = clock
         self._known: tuple[float, bool, bytes] = (-math.inf, False, b"")
-        """When the last page was made, whether the host was ready, and the page."""
+        """The time of the last page, whether the host was ready at that time, and the page."""
         self._status = status
         self._is_all_known = is_all_known
         self._is_for_operators = is_for_operators
@@ -125,7 +125,7 @@ class HostPages:
         made_at, is_ready, body = self._known
         if self._is_for_operators or self._clock() - made_at > READY_AGE_S:
             is_ready, body = self._make_page()
-            if self._is_all_known():  # every tenant is known soon after the start
+            if self._is_all_known():  # the host knows every tenant soon after the start
                 self._known = self._clock(), is_ready, body
         status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
         headers = [

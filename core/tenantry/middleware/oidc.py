@@ -48,7 +48,7 @@ no access, even if the same key has signed the token (RFC 8725 §3.11)."""
 _KINDS = frozenset({"RSA", "EC", "OKP"})
 
 _SIGNING_CURVES = frozenset({"Ed25519", "Ed448"})
-"""Curves of OKP keys that can sign (RFC 8037 §3.1). The other curves encrypt."""
+"""Curves of OKP keys that can sign (RFC 8037 §3.1). Keys with other curves encrypt."""
 
 KEYS_TRIED = 4
 """Maximum number of keys that are tried for one token, because a verification takes 0.1 ms. Key IDs
@@ -158,7 +158,7 @@ class _Registry(JWSRegistry):
     max_header_length = 2048  # some issuers add a thumbprint or a certificate URL to the header
 
     def check_header(self, header: Header) -> None:
-        """Refuse `crit`, also an empty one (RFC 7515 §4.1.11): it names unknown extensions."""
+        """Refuse the header `crit`, even if empty, because `crit` names unknown extensions."""
         if "crit" in header:
             raise _UnfitError("its crit names an extension that is not supported")
         super().check_header(header)
@@ -203,8 +203,9 @@ def _bits(number: str) -> int:
 def _find(keys: KeySet, kid: str | None, algorithm: JWSAlgModel) -> list[Key]:
     """Return the keys that can have signed a token.
 
-    A key has to fit the algorithm of the token by its `kty`, `crv`, `alg` and `use` (RFC 7517 §4).
-    A token without a key ID needs an issuer with only one such key (OpenID Connect Core §10.1).
+    The `kty`, `crv`, `alg` and `use` of a key must match the algorithm of the token (RFC 7517 §4).
+    A token without a key ID is accepted only if the issuer has exactly one matching key (OpenID
+    Connect Core §10.1).
     """
     fitting = [key for key in keys.keys if _fits(key, algorithm)]
     if kid is None:
@@ -237,7 +238,7 @@ def find_claim(claims: object, name: str) -> object:
 def _has(name: str, found: object, wanted: tuple[ClaimValue, ...]) -> bool:
     """Whether a claim equals or contains a wanted value of the same type (1 is not True).
 
-    For a claim of words, a wanted text of several words wants all of them.
+    For a claim that is a list of words, an expected text of several words requires all these words.
     """
     listed = found if isinstance(found, list) else [found]
     if name.rpartition(".")[2] in WORD_CLAIMS:

@@ -1,17 +1,17 @@
-"""Counts of rate limits that all processes of a host share, without a server.
+"""Counts of rate limits that all processes of a host share without an additional server.
 
 Each tenant with a `RATE_LIMIT` has a file under `<data>/.rates/`, which each process maps into its
-memory. The counts outlive the processes, so replaced workers and a restarted host do not admit a
-rate twice. The files work under any WSGI server.
+memory. The counts remain after the processes end, so replaced workers and a restarted host do not
+admit a rate twice. The files work under any WSGI server.
 
 A file contains the time of each counted request, so that the sliding window is exact for rates of
-up to `ENTRIES` requests. For higher rates, requests in the same 251st of the window share an entry,
-which expires with the last of them: a window never contains more requests than the rate, and a
-request is admitted at most 0.4 % of the window late.
+up to `ENTRIES` requests. For higher rates, requests in the same 251st part of the window share an
+entry. The entry expires with its last request. Therefore, a window never contains more requests
+than the rate, and a request is admitted late by at most 0.4 % of the window.
 
 A process counts under a file lock (`flock`), which the kernel releases when the process dies.
-Tenants share no lock. Counting a request takes 10 µs (68,000 instructions), of which the two system
-calls for the lock take 3 µs (2026-12).
+Each tenant's file has a separate lock. Counting a request takes 10 µs (68,000 instructions), of
+which the two system calls for the lock take 3 µs (2026-12).
 """
 
 import fcntl
@@ -34,15 +34,15 @@ from limits import RateLimitItem
 from tenantry.middleware.rate_storage import Count
 
 ENTRIES = 252
-"""Number of entries for one rate, which fit with the header into a page of memory."""
+"""Number of entries for one rate. The entries and the header fit into one page of memory."""
 
 LOCK_WAIT_S = 0.1
 """Maximum seconds that a request waits for the file lock. A process holds the lock for some
-microseconds, unless the process is stopped (`SIGSTOP`) or gets no processor time."""
+microseconds, but for longer if the process is stopped (`SIGSTOP`) or gets no processor time."""
 
 LOCK_PAUSE_S = 1.0
-"""Seconds for which a process admits requests of a tenant without counting them, after it has
-waited for the lock in vain. A process that is stopped would otherwise delay each request."""
+"""Seconds for which a process admits a tenant's requests without counting them, after the process
+has waited for the lock in vain. Otherwise, a stopped process would delay each request."""
 
 POLL_S = 0.0002
 """Seconds between two attempts to get the file lock."""
@@ -52,8 +52,9 @@ KEPT_S = 86_400.0
 
 _PAGE_BYTES = 4096
 _HEADER = struct.Struct("=16sQQII")
-"""The boot of the system, the maximum number of seconds that an entry counts, the number of the
-last request before the first entry, and the index of the first entry and the number of entries."""
+"""The fields of the header: the identifier of the system's start, the maximum number of seconds
+that an entry counts, the number of the last request before the first entry, the index of the first
+entry, and the number of entries."""
 
 _ENTRY = struct.Struct("=QQ")
 """The time of the entry's last request in nanoseconds, and that request's consecutive number."""
@@ -74,7 +75,8 @@ class HostStorage:
 
     Args:
         folder: the folder of the files; None to count in the memory of this process.
-        clock: returns seconds since the start of the system. The system clock can jump.
+        clock: returns seconds since the start of the system. The system clock is unsuitable,
+            because the system clock can jump.
     """
 
     def __init__(self, folder: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,7 +84,7 @@ class HostStorage:
         self._clock = clock
         self._lock = threading.Lock()  # the lock protects `_files`
         self._files: OrderedDict[tuple[str, Rates], _RateFile] = OrderedDict()
-        # Each open file needs a file descriptor, and connections need most of them.
+        # Each open file needs a file descriptor, but connections need most file descriptors.
         self._max_files = max(8, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8, 1024))
         self.unanswered_total = 0
         """Number of requests that were admitted without being counted. The number is approximate,
@@ -93,7 +95,9 @@ class HostStorage:
                 _delete_old_files(folder)
 
     def hit(self, tenant: str, rates: Rates) -> list[Count] | None:
-        """Count a request if it fits all rates; return the counts, or that of the exceeded rate.
+        """Count a request if it fits all rates.
+
+        Return all counts, or the count of the exceeded rate.
 
         Return None if another process keeps the lock.
         """
@@ -122,7 +126,7 @@ class HostStorage:
         with self._lock:
             file = self._files.setdefault(key, opened)
             if len(self._files) > self._max_files:
-                self._files.popitem(last=False)  # closed after its last use
+                self._files.popitem(last=False)  # the file is closed after its last use
         return file
 
     def close(self) -> None:
@@ -136,7 +140,8 @@ class _RateFile:
 
     def __init__(self, fd: int, rates: Rates) -> None:
         self._fd = fd
-        # Protects the pages in this process, because `flock` only excludes other processes.
+        # This lock protects the pages in this process, because `flock` only excludes other
+        # processes.
         self._lock = threading.Lock()
         self._pause_until = 0.0
         size_bytes = len(rates) * _PAGE_BYTES
@@ -218,19 +223,20 @@ class _RatePage:
         return self._newest()[1] - self._base
 
     def add(self, now_ns: int) -> None:
-        """Count a request. Call `look` first."""
-        at_ns = now_ns - now_ns % -self._step_ns  # the end of the step
+        """Count a request. The caller must call `look` first."""
+        at_ns = now_ns - now_ns % -self._step_ns  # the time is the end of the step
         newest_ns, number = self._newest()
         if newest_ns != at_ns or not self._length:
             self._length += 1
         place = (self._first + self._length - 1) % ENTRIES
         _ENTRY.pack_into(self._memory, _FIRST_ENTRY + place * _ENTRY.size, at_ns, number + 1)
-        # The header makes the entry visible. A process that dies here has not answered the request.
+        # The header makes the entry visible. If the process is killed before this line, the request
+        # has no response yet.
         header = _BOOT, self.window_s, self._base, self._first, self._length
         _HEADER.pack_into(self._memory, 0, *header)
 
     def wait_s(self, now_ns: int) -> float:
-        """Return the seconds until the oldest entry expires. Call `look` first."""
+        """Return the seconds until the oldest entry expires. The caller must call `look` first."""
         at_ns = self._entry(0)[0] if self._length else now_ns
         return (at_ns + self._window_ns - now_ns) / _NS
 
@@ -266,7 +272,8 @@ def _open(folder: Path | None, tenant: str, rates: Rates) -> _RateFile:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            # On a full disk, a page without a block would end the process at the first write.
+            # Without an allocated block, the first write to the page would kill the process if the
+            # disk is full.
             os.posix_fallocate(fd, 0, len(rates) * _PAGE_BYTES)
             return _RateFile(fd, rates)
         except OSError:
@@ -302,7 +309,7 @@ def _boot() -> bytes:
     with suppress(OSError):
         text = Path("/proc/sys/kernel/random/boot_id").read_text()
         return bytes.fromhex(text.strip().replace("-", ""))
-    return bytes(15) + b"\1"  # no such identifier, as on macOS
+    return bytes(15) + b"\1"  # some systems, such as macOS, have no such identifier
 
 
 _BOOT = _boot()

@@ -42,7 +42,7 @@ class RateDecision:
     window_s: int
     remaining: int
     reset_s: int
-    """Seconds until more requests fit."""
+    """Seconds until more requests fit the rate."""
 
     def headers(self) -> Headers:
         """Return the `RateLimit` headers of draft-ietf-httpapi-ratelimit-headers.

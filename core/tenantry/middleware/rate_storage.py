@@ -38,13 +38,13 @@ class Count(NamedTuple):
     """The count of one rate for one request."""
 
     has_fit: bool
-    """Whether the request fits the rate, and was counted."""
+    """Whether the request fits the rate and was counted."""
     limit: int
     window_s: int
     remaining: int
-    """Number of further requests that fit now."""
+    """Number of further requests that fit the rate now."""
     wait_s: float
-    """Seconds until more requests fit."""
+    """Seconds until more requests fit the rate."""
 
 
 class SharedStorage:
@@ -74,10 +74,10 @@ class SharedStorage:
         """The value of `unanswered_total` when `rates.storage_found` was last logged."""
 
     def hit(self, tenant: str, rates: tuple[RateLimitItem, ...]) -> list[Count] | None:
-        """Count a request for each rate that it fits, up to the first rate that it exceeds.
+        """Count a request for each rate, up to the first rate that the request exceeds.
 
-        Return the counts, or only that of the exceeded rate. While Redis is unavailable, return
-        None.
+        Return all counts, or only the count of the exceeded rate. While Redis is unavailable,
+        return None.
         """
         counts = []
         for rate in rates:

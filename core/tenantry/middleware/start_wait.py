@@ -2,7 +2,7 @@
 
 A tenant cannot answer while its file is validated or its instance is built. While a process starts,
 a path without a tenant may belong to a tenant whose address is not known yet. A server that can let
-requests wait without a thread asks `StartWait` before it runs such a request.
+requests wait without a thread asks `StartWait` before the server runs a request.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
 UNKNOWN_WAIT_S = 20.0
-"""Seconds that a request waits until all tenants are known. Validating a tenant file takes 1 ms or,
-if the file hangs, up to 6 s."""
+"""Maximum seconds that a request waits until all tenants are known. Validating a tenant file takes
+1 ms or, if the file hangs, up to 6 s."""
 
 HOST_PAGES = "/-/"
-"""The beginning of the paths that belong to the host."""
+"""The prefix of the paths that belong to the host."""
 
 
 class StartWait:
-    """Says whether a request has to wait for its tenant. Only the server's loop uses it.
+    """Says whether a request has to wait for its tenant. Only the server's loop uses this class.
 
     Args:
         route: finds the app that answers a request, as `Router.route` does.
@@ -39,11 +39,14 @@ class StartWait:
         self._route = route
         self._unknown = unknown
         self._is_all_known = is_all_known
-        # Tenants that could not answer when a request last asked. Mounts, which know their state.
+        # This dict contains the mounts of tenants that could not answer their last request.
         self._starting: dict[str, Any] = {}
 
     def must_wait(self, environ: "WSGIEnvironment") -> bool:
-        """Whether a request has to wait. Begins what the request waits for."""
+        """Whether a request has to wait.
+
+        The call starts the validation or the build that the request waits for.
+        """
         target: Any = environ[TARGET]
         tenant = environ.get(TENANT, "")
         if not tenant:
@@ -64,6 +67,6 @@ class StartWait:
         return environ[TARGET] is self._unknown and not self._is_all_known()
 
     def is_starting(self, tenant: str) -> bool:
-        """Whether a request that has waited too long has waited for the tenant's instance."""
+        """Whether a request that has waited too long was waiting for the tenant's instance."""
         mount = self._starting.get(tenant)
         return mount is not None and mount.instance is None

@@ -2,8 +2,9 @@
 
 `tenantry check` runs the migrations on a SQLite database that it throws away. For each statement
 that defines a table, an index or a column, this module makes the statement that PostgreSQL would
-get, and looks for what PostgreSQL does not accept. Statements that a migration writes as text are
-checked for long names only. Only the child process of a migration imports this module.
+receive, and checks the statement against the rules of PostgreSQL. If a migration contains a
+statement as text, only the length of the names is checked. Only the child process of a migration
+imports this module.
 """
 
 import re
@@ -20,7 +21,7 @@ NAME_BYTES = 63
 """Maximum length of a name in PostgreSQL, which cuts off longer names without an error."""
 
 _BATCH_TABLE = "_alembic_tmp_"
-"""Beginning of the name of a table that Alembic makes to change a table, on SQLite only."""
+"""Prefix of the name of a temporary table that Alembic creates to change a table in SQLite."""
 
 _QUOTE = '"'
 
@@ -30,11 +31,12 @@ _BOOLEAN_NUMBER = re.compile(r'(\w+|"[^"]+") BOOLEAN\b[^,]*? DEFAULT \(?([01])\b
 
 
 class PostgresForesight:
-    """Collects what PostgreSQL would refuse, from the statements of one run of migrations."""
+    """Collects what PostgreSQL would refuse in the statements of one run of migrations."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self.refusals: list[str] = []
-        """What PostgreSQL would refuse, each as half a sentence."""
+        """The reasons why PostgreSQL would refuse a statement, each as a clause without a
+        period."""
         self._dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
         self._relations: dict[str, str] = {}  # name of a table, key or index → its table
         self._types: set[str] = set()  # names of the types of `Enum` columns
@@ -53,7 +55,7 @@ class PostgresForesight:
     def _check_definition(self, statement: ExecutableDDLElement) -> None:
         try:
             text = str(statement.compile(dialect=self._dialect))
-        except Exception as error:  # noqa: BLE001 - compilers of types raise any exception
+        except Exception as error:  # noqa: BLE001 - type compilers raise any exception
             self._refuse(describe_error(error))
             return
         self._check_names(text)
@@ -92,7 +94,10 @@ class PostgresForesight:
             self._types.add(kind.name)
 
     def _add_relation(self, name: str, table: str) -> None:
-        """Note a table, key or index. In PostgreSQL, they all share one set of names."""
+        """Note a table, key or index.
+
+        In PostgreSQL, tables, keys and indexes share one set of names.
+        """
         if name and name in self._relations:
             owner = self._relations[name]
             self._refuse(f"tables {owner!r} and {table!r} both have a table, key or index {name!r}")

@@ -5,9 +5,9 @@ is up to date, the guard sends no queries to the database. If a statement fails 
 column is missing, the guard reads the revisions of the database again.
 
 When the host builds a tenant's app, the guard upgrades the tenant's default database. Only
-`tenantry db` upgrades other databases. The journal records upgrades by the guard like all others,
-so `tenantry db downgrade` undoes them. The guard does not upgrade a database again that an operator
-has downgraded. Commands that inspect a tenant never upgrade its database.
+`tenantry db` upgrades other databases. The journal also records upgrades by the guard, so `tenantry
+db downgrade` undoes these upgrades. After an operator has downgraded a database, the guard does not
+upgrade that database again. Commands that inspect a tenant never upgrade its database.
 """
 
 import logging
@@ -72,7 +72,7 @@ TIMED_OUT = ProblemResponse(
     "The database of this application took too long; try again later.",
     retry_after_s=5,
 )
-"""The answer to a request whose statement the server has cancelled (`statement_timeout`)."""
+"""The response to a request if the server canceled a statement (`statement_timeout`)."""
 
 _CANCELED = "57014"  # SQLSTATE of query_canceled
 _EXTENSION = "tenantry.migration_guard"
@@ -101,7 +101,7 @@ class MigrationGuard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_default = is_default
-        """Whether this is the default database, which `upgrade` upgrades."""
+        """Whether the database is the default database, which `upgrade` upgrades."""
         self.is_open = False
         """Whether requests may reach endpoints with tables.
 
@@ -206,7 +206,7 @@ class MigrationGuard:
         engine = self._observe_engine()
         try:
             if engine.dialect.name == "sqlite" and not sqlite_file_exists(engine.url):
-                # Connecting would create an empty file.
+                # A connection would create an empty file.
                 check_file_not_lost(engine.url)
                 if not is_in_memory(engine.url):
                     return compare(self._target.branches, ())
@@ -261,7 +261,8 @@ class MigrationGuard:
             return f"ahead: {describe_unknown(status)}"
         if self._upgrade_failure:
             return f"behind: {self._upgrade_failure}"
-        # A failure in the journal is old if the database has been at its head since then.
+        # A failure in the journal is outdated if the database has reached its head since the
+        # failure.
         if not self._was_at_head and (failure := self._recorded_failure()):
             return f"behind: the last upgrade failed: {failure}"
         return (
@@ -271,7 +272,7 @@ class MigrationGuard:
         )
 
     def forbid_upgrade(self) -> None:
-        """Upgrade nothing, because a command only inspects the tenant."""
+        """Upgrade no database, because a command only inspects the tenant."""
         with self._lock:
             self._may_upgrade = False
 
@@ -285,7 +286,7 @@ class MigrationGuard:
         return step is not None and step.state == "downgraded" and step.after == self._target.heads
 
     def _recorded_failure(self) -> str:
-        """Return why the last upgrade of the database failed, or "" if it did not."""
+        """Return why the last upgrade of the database failed, or "" if the upgrade succeeded."""
         data_dir = self._target.data_dir
         try:
             step = None if data_dir is None else last_step(self._target, data_dir)

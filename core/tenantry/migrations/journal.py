@@ -1,4 +1,4 @@
-"""Records in a journal how each run changes the tenants' databases, whatever started it.
+"""Records in a journal how each run changes the tenants' databases, no matter what starts the run.
 
 The journal is a SQLite file in the data folder. Before a database is changed, the journal records
 the revisions of the database, and that its step is running. Therefore, the journal is correct even
@@ -147,9 +147,9 @@ class Journal:
             heads: maps each endpoint to the heads of its code.
             destinations: maps each tenant to the revisions to which its database is upgraded.
             databases: maps each tenant to the identity of its database.
-            joins_finished: whether the last run can continue although it is finished. The host
-                upgrades one database at a time; in this way, its upgrades to the same heads are one
-                run, which `tenantry db downgrade` undoes at once.
+            joins_finished: whether the last run can continue even if the run is finished. The host
+                upgrades one database at a time, but all its upgrades to the same heads belong to
+                one run, which `tenantry db downgrade` undoes at once.
         """
         sorted_heads = {name: sorted(heads[name]) for name in heads}
         with self._transaction() as connection:
@@ -252,7 +252,7 @@ class Journal:
     def last_applied(self, tenants: Collection[str]) -> tuple[int | None, int | None]:
         """Return the last run that changed a database of the given tenants.
 
-        The second value is the last such run that can be downgraded.
+        The second value is the last of these runs that can be downgraded.
         """
         with self._exclusive() as connection:
             rows = connection.execute(
@@ -266,7 +266,7 @@ class Journal:
         return max(changed, default=None), max(remaining, default=None)
 
     def last_step(self, tenant: str, database: str) -> Step | None:
-        """Return the newest step of a tenant's database, or None if there is none."""
+        """Return the newest step of a tenant's database, or None if no step exists."""
         with self._exclusive() as connection:
             row = connection.execute(
                 f"SELECT {_STEP_COLUMNS} FROM step WHERE tenant = ? AND "  # noqa: S608 - constant

@@ -6,7 +6,7 @@ works on one machine. Both kinds of locks are released when the process ends.
 Behind a connection pooler, a lock of a session would stay with a server process that the pooler
 gives to another client. Therefore, a second connection holds the lock, in a transaction that lasts
 as long as the migrations. That transaction has no snapshot between its statements, so that `CREATE
-INDEX CONCURRENTLY` does not wait for it.
+INDEX CONCURRENTLY` does not wait for the transaction.
 """
 
 import fcntl
@@ -101,7 +101,7 @@ def _lock_pooled(connection: Connection, timeout_s: float) -> Iterator[None]:
 def _lock_session(connection: Connection, timeout_s: float) -> Iterator[None]:
     settings = [
         _name_setting(is_local=False),
-        # for statements outside of the migration's transaction; see `lift_timeouts`
+        # for statements outside the migration's transaction; see `lift_timeouts`
         "set_config('statement_timeout', '0', false)",
     ]
     if (connection.dialect.server_version_info or (0,)) >= (14,):
@@ -121,7 +121,7 @@ def _lock_session(connection: Connection, timeout_s: float) -> Iterator[None]:
 
 
 def _name_setting(*, is_local: bool) -> str:
-    """Return an SQL expression that names the current process to the server."""
+    """Return an SQL expression that sets the name of the current process on the server."""
     name = f"tenantry db, process {os.getpid()}"
     return f"set_config('application_name', '{name}', {str(is_local).lower()})"
 
@@ -133,9 +133,9 @@ def _find_holder(connection: Connection) -> str:
 
 
 def lift_timeouts(connection: Connection) -> None:
-    """Lift the server's timeouts for the current transaction, because Tenantry has its own limit.
+    """Remove the timeouts of the server from the current transaction. Tenantry has its own limit.
 
-    The timeouts of a role or of a URL are meant for requests. `lock_timeout` stays.
+    The timeouts of a role or a URL are intended for requests. `lock_timeout` stays.
     """
     names = ["statement_timeout", "idle_in_transaction_session_timeout"]
     if (connection.dialect.server_version_info or (0,)) >= (17,):

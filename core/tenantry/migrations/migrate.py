@@ -128,7 +128,7 @@ def _is_done(status: RevisionStatus, request: MigrationRequest) -> bool:
 def _describe_failure(error: BaseException) -> str:
     reason = describe_error(error)
     if getattr(getattr(error, "orig", None), "sqlstate", None) == READ_ONLY_STATE:
-        reason += "; the database is read-only, so run the upgrade where it can be written"
+        reason += "; the database is read-only; run the upgrade on a server that accepts writes"
     return reason
 
 

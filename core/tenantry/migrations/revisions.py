@@ -125,7 +125,7 @@ def _may_belong(revision: str, branch: Branch) -> bool:
 
 
 def revision_problems(branch: Branch) -> list[str]:
-    """Return the problems of an endpoint's revision IDs, with which SQLite has no trouble."""
+    """Return the problems of an endpoint's revision IDs that SQLite does not report."""
     has_name = _name_pattern(branch.endpoint)
     name = branch.endpoint.rpartition(".")[2]
     problems = []

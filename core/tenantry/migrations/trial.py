@@ -1,8 +1,8 @@
 """Tries the migrations of tenants on copies of their databases, for commands that inspect.
 
-A failing migration is found before a host or `tenantry db upgrade` runs it. Copies are made of
-SQLite databases only. For other databases, the journal tells whether the last upgrade failed. The
-databases themselves are only read.
+A trial finds a failing migration before a host or `tenantry db upgrade` runs the migration. Only
+SQLite databases are copied. For other databases, the journal tells whether the last upgrade failed.
+A trial does not change the databases themselves.
 """
 
 import sqlite3
@@ -26,10 +26,11 @@ from tenantry.migrations.version_table import read_versions
 from tenantry.tenants.model import Tenant
 
 TRIAL_TIMEOUT_S = 60.0
-"""Time limit for the migrations of one copy."""
+"""Time limit in seconds for the migrations of one copy."""
 
 COPY_LIMIT_BYTES = 256 << 20
-"""Maximum size of a database that is copied. For a larger one, an empty database is tried."""
+"""Maximum size in bytes of a database that is copied. For a larger database, the migrations run on
+an empty database."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class _Trial:
 def find_migration_problems(
     tenants: Sequence[Tenant], data_dir: Path, *, is_foreseeing: bool = False
 ) -> Iterator[tuple[Tenant, Problem]]:
-    """Yield a problem for each tenant whose migrations fail, or failed the last time.
+    """Yield a problem for each tenant whose migrations fail now or failed in the last upgrade.
 
     Args:
         tenants: the tenants to try.
@@ -71,11 +72,12 @@ class _Copies:
         self._folder = folder
         self._runner = runner
         self._is_foreseeing = is_foreseeing
-        # results for an empty database, because many tenants have the same endpoints
+        # This dict contains the results for empty databases, because many tenants have the same
+        # endpoints.
         self._empty: dict[tuple[Branch, ...], MigrationResult] = {}
 
     def problems(self, trial: _Trial) -> Iterator[str]:
-        """Yield what is wrong with the migrations of a tenant."""
+        """Yield the problems of a tenant's migrations."""
         if self._is_foreseeing:
             for text in self._on_empty(trial).refusals:
                 yield f"PostgreSQL would refuse its migrations: {text.rstrip('.')}."
@@ -119,7 +121,7 @@ class _Copies:
 def _trial_of(tenant: Tenant, data_dir: Path) -> _Trial | None:
     try:
         branches = read_branches(tenant.blueprints)
-    except EndpointError:  # the build of the tenant reports it
+    except EndpointError:  # the build of the tenant reports the error
         return None
     if not branches:
         return None
@@ -134,7 +136,7 @@ def _trial_of(tenant: Tenant, data_dir: Path) -> _Trial | None:
 
 
 def _state(target: MigrationTarget) -> str:
-    """Return `new` for an empty database, or the state of its tables; "" if it is unreadable."""
+    """Return `new` for an empty database, "" for an unreadable one, or the state of the tables."""
     try:
         versions = read_versions(parse_database_url(target.url), target.options)
     except Exception:  # noqa: BLE001 - drivers raise many classes; `check` reports the database
@@ -143,7 +145,10 @@ def _state(target: MigrationTarget) -> str:
 
 
 def _copy(source: Path, copy: Path) -> bool:
-    """Copy a SQLite database that other processes may use. Return whether it was small enough."""
+    """Copy a SQLite database that other processes may use.
+
+    Return whether the database was small enough.
+    """
     if not source.is_file() or source.stat().st_size > COPY_LIMIT_BYTES:
         return False
     with (
@@ -155,7 +160,7 @@ def _copy(source: Path, copy: Path) -> bool:
 
 
 def _recorded_problems(trial: _Trial, data_dir: Path) -> Iterator[str]:
-    """Yield why the last upgrade of a database failed, if it is still behind."""
+    """Yield why the last upgrade of a database failed, if the database is still outdated."""
     try:
         step = last_step(trial.target, data_dir)
     except TenantryError:

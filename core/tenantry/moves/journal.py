@@ -2,8 +2,8 @@
 
 The file `<data>/.moving/NAME` exists from the beginning to the end of a move, and is locked while
 the command runs. Workers answer 503 for a tenant whose file is locked. When the command is killed,
-the kernel releases the lock, and the tenant serves again; only if `is_partial` is set, the tenant
-answers 503 until the command has run again.
+the kernel releases the lock, and the tenant serves again. However, if `is_partial` is set, the
+tenant answers 503 until the command has run again.
 """
 
 import fcntl
@@ -21,7 +21,8 @@ from tenantry.errors import TenantryError
 from tenantry.tenants.operator_state import announce_change, move_mark
 
 LOCK_WAIT_S = 1.0
-"""Seconds to wait for a lock. A worker that looks at the file holds the lock for microseconds."""
+"""Maximum seconds to wait for a lock. A worker that reads the file holds the lock for
+microseconds."""
 
 LOCK_POLL_S = 0.01
 
@@ -36,9 +37,9 @@ class Move:
     new: str = ""
     """The new name of a renamed tenant."""
     started: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
-    """When the move began, in UTC, for the names of folders."""
+    """The time when the move began, in UTC, which is part of the names of folders."""
     secrets: Mapping[str, str] = field(default_factory=dict)
-    """Maps each secret that the move takes away to the secret that replaces it, or to ""."""
+    """Maps each secret that the move removes to the new secret, or to ""."""
     is_committed: bool = False
     """Whether the data of a removed tenant can be deleted, because its capsule is complete."""
     is_partial: bool = False
@@ -61,15 +62,16 @@ class Move:
 class MoveJournal:
     """The journal of one move, which is locked during a `with` block.
 
-    The end of the block removes the journal, unless an exception leaves the block after `keep` was
-    called: then the next run of the same command completes the move.
+    The end of the block removes the journal, unless an exception leaves the block after a call of
+    `keep`. In that case, the next run of the same command completes the move.
 
     Args:
         data_dir: the host's `DATA_DIR`.
-        move: the move that begins. If the journal has the same move, that move continues.
+        move: the move that begins. If the journal contains the same move, that move continues.
 
     Raises:
-        TenantryError: another process moves the tenant, or another move of it is unfinished.
+        TenantryError: another process moves the tenant, or another move of the tenant is
+            unfinished.
     """
 
     def __init__(self, data_dir: Path, move: Move) -> None:
@@ -125,7 +127,8 @@ class MoveJournal:
         unfinished = path.with_name(f".{name}.new")
         unfinished.unlink(missing_ok=True)
         fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        # The new file is locked before it replaces the old one, so that the tenant stays held.
+        # The new file is locked before replacing the old file, so that the tenant keeps answering
+        # 503.
         fcntl.flock(fd, fcntl.LOCK_EX)
         os.write(fd, text.encode())
         os.fsync(fd)
@@ -134,7 +137,7 @@ class MoveJournal:
         self._locks[name] = fd
 
     def keep(self) -> None:
-        """Keep the journal if the block fails from now on."""
+        """Keep the journal if the block fails after this call."""
         self._is_kept = True
 
     def discard(self) -> None:

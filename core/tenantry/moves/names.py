@@ -32,7 +32,7 @@ def secret_path(settings: HostSettings, variable: str) -> Path:
 def renamed_text(source: bytes, secrets: Mapping[str, str], assignments: Mapping[str, str]) -> str:
     """Return the text of a tenant file with other names of secrets, and with more assignments.
 
-    Only calls such as `secret("SHOP_SECRET_KEY")` change. All other text stays as it is.
+    Only calls such as `secret("SHOP_SECRET_KEY")` change. All other text stays unchanged.
 
     Args:
         source: the tenant file.

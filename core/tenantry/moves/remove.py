@@ -1,7 +1,7 @@
-"""Removes a tenant, after writing a capsule of it.
+"""Writes a capsule of a tenant, and then removes the tenant.
 
-The commit deletes the tenant file. Before the commit, the tenant is whole; afterwards, the capsule
-is complete.
+The commit deletes the tenant file. Before the commit, the tenant is complete. After the commit, the
+capsule is complete.
 """
 
 import shutil
@@ -27,7 +27,7 @@ ProgressCallback = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Removal:
-    """What the operator wants to keep of a removed tenant."""
+    """What the operator wants to keep from a removed tenant."""
 
     name: str
     archive: Path | None = None
@@ -49,10 +49,10 @@ class RemovedTenant:
 def remove_tenant(
     settings: HostSettings, removal: Removal, on_progress: ProgressCallback
 ) -> RemovedTenant:
-    """Remove a tenant, or data without a tenant, or complete a run that was killed.
+    """Remove a tenant or data without a tenant, or complete a run that was killed.
 
     Raises:
-        UnknownTenantError: there is neither a tenant file nor data of this name.
+        UnknownTenantError: neither a tenant file nor data with this name exists.
         TenantryError: the capsule cannot be written. The tenant is unchanged.
     """
     with MoveJournal(settings.data_dir, Move("remove", removal.name)) as journal:
@@ -62,7 +62,7 @@ def remove_tenant(
 
 
 class _Remove:
-    """The steps of one `remove`, which can continue the steps of a killed one."""
+    """The steps of one `remove`, which can continue the steps of a killed run."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Renames a tenant, with its data, its secrets, its operator state and its usage.
 
-The new folder is a complete copy of the old folder. The commit renames the tenant file, by one
-system call. Before the commit, the tenant is whole under its old name; afterwards, it is whole
-under its new name.
+The new folder is a complete copy of the old folder. The commit renames the tenant file with one
+system call. Before the commit, the tenant is complete under its old name. After the commit, the
+tenant is complete under its new name.
 """
 
 import shutil
@@ -37,7 +37,7 @@ from tenantry.tenants.validation import load_content, validate_loaded
 
 @dataclass(frozen=True)
 class RenamedTenant:
-    """What `tenantry rename` reports."""
+    """The report of `tenantry rename`."""
 
     path: Path
     """The path of the tenant file."""
@@ -64,7 +64,7 @@ def rename_tenant(
 
 
 class _Rename:
-    """The steps of one `rename`, which can continue the steps of a killed one."""
+    """The steps of one `rename`, which can continue the steps of a killed run."""
 
     def __init__(self, settings: HostSettings, journal: MoveJournal) -> None:
         self._settings = settings
@@ -145,7 +145,10 @@ class _Rename:
                 self._undo.callback(target.unlink, missing_ok=True)
 
     def _write_file(self) -> None:
-        """Write the new text under the old name, where it means the same as the old text."""
+        """Write the new text under the old name.
+
+        Under this name, both texts describe the same tenant.
+        """
         source = self._path.read_bytes()
         prefix = self._tenant.url_prefix
         is_default = self._loaded.values.get("URL_PREFIX") is None
@@ -157,7 +160,7 @@ class _Rename:
             self._undo.callback(replace_file, self._path, source.decode())
 
     def _check_text(self, text: str) -> None:
-        """Check that the new text under the new name describes the same tenant.
+        """Check that the new text describes the same tenant under the new name.
 
         Raises:
             TenantryError: the tenant would get another secret key, address or database.
@@ -214,7 +217,7 @@ class _Rename:
 
 
 class _Undoing:
-    """Undoes all steps of a move if its `with` block fails."""
+    """Undoes all steps of a move if the `with` block fails."""
 
     def __init__(self, undo: ExitStack, journal: MoveJournal) -> None:
         self._undo = undo
@@ -250,7 +253,7 @@ def _check_database(tenant: Tenant, loaded: LoadedFile, folder: Path) -> None:
 
 
 def kept_database(tenant: Tenant, loaded: LoadedFile) -> str:
-    """Return the URL of a database that does not belong to the tenant's folder, or ""."""
+    """Return the URL of a database outside the tenant's folder, or ""."""
     if loaded.values.get("DATABASE_URI") is None:
         return ""
     return tenant.database_url.render_as_string(hide_password=True)

@@ -1,8 +1,8 @@
 """Sets a tenant aside, so that `restore --replace` can create it again from a capsule.
 
-The former tenant file, folder and secrets go to `<data>/.removed/NAME-TIME/`. The copies of the
-file and the secrets come first. While the folder is moved, the journal says that the tenant is
-incomplete, so that it answers 503 even if the command is killed.
+The former tenant file, folder and secrets go to `<data>/.removed/NAME-TIME/`. The file and the
+secrets are copied first. While the folder is moved, the journal says that the tenant is incomplete,
+so that the tenant answers 503 even if the command is killed.
 """
 
 import shutil
@@ -40,7 +40,7 @@ class Replacement:
         self._path = settings.tenants_dir / f"{self._name}.py"
         self._folder = settings.data_dir / self._name
         self.aside = settings.data_dir / REMOVED_FOLDER / f"{self._name}-{journal.move.started}"
-        """The folder with what was there before."""
+        """The folder with the former tenant."""
 
     def set_aside(self, new_folder: Path, undo: ExitStack) -> None:
         """Move the former tenant aside, immediately before the new folder gets its path.
@@ -91,7 +91,7 @@ class Replacement:
         self._journal.update(is_partial=True)
         self._journal.keep()
         if self._folder.exists() and target.exists():
-            shutil.rmtree(self._folder)  # a killed run has placed an incomplete folder
+            shutil.rmtree(self._folder)  # a killed run has left an incomplete folder
         elif self._folder.exists():
             self._folder.rename(target)
         undo.callback(self._put_back, target)

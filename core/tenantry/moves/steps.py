@@ -12,14 +12,14 @@ from tenantry.observability.control_socket import ask_workers, read_all_workers
 from tenantry.tenants.operator_state import MOVING_MESSAGE
 
 QUIET_TIMEOUT_S = 60.0
-"""Maximum seconds that a move waits for requests in flight, and for workers to follow."""
+"""Maximum seconds that a move waits for requests in flight, and for workers to load a change."""
 
 POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a move. A step that has run before can run again."""
+    """One step of a move. A step must be safe to run again."""
 
     name: str
     run: Callable[[], None]
@@ -33,7 +33,7 @@ def run_steps(steps: Sequence[Step], on_progress: Callable[[str, int, int], None
 
 
 def wait_until_held(data_dir: Path, name: str) -> None:
-    """Wait until every worker answers 503 for a tenant, and no request of it is in flight.
+    """Wait until every worker answers 503 for a tenant, and no request of the tenant is in flight.
 
     Raises:
         TenantryError: requests still run after `QUIET_TIMEOUT_S`.
@@ -59,7 +59,7 @@ def wait_until_held(data_dir: Path, name: str) -> None:
 def wait_until_followed(
     data_dir: Path, *, gone: str = "", present: str = "", digest: str = ""
 ) -> None:
-    """Wait until every worker has followed a change in the tenants folder.
+    """Wait until every worker has loaded a change in the tenants folder.
 
     Args:
         data_dir: the host's data folder.
@@ -68,7 +68,7 @@ def wait_until_followed(
         digest: the digest of the file of `present`; "" for any.
 
     Raises:
-        TenantryError: a worker is behind after `QUIET_TIMEOUT_S`.
+        TenantryError: a worker has not loaded the change after `QUIET_TIMEOUT_S`.
     """
 
     def has_followed() -> bool:
@@ -101,7 +101,10 @@ def _wait(is_done: Callable[[], bool], text: str) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Replace the text of a file by one rename, with the mode of the former file, or 0644."""
+    """Replace the text of a file with one rename.
+
+    The new file has the mode of the former file, or 0644.
+    """
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
     unfinished = path.with_name(f".{path.name}.new")
     try:

@@ -1,4 +1,4 @@
-"""Copies the folder of a tenant whose requests are held, for a new name of the tenant.
+"""Copies the folder of a tenant for a new name of the tenant, while the tenant answers 503.
 
 Ordinary files become hard links, because the original folder is removed afterwards. SQLite
 databases are copied with SQLite's backup API, because a file with two names would have two
@@ -18,7 +18,7 @@ def copy_tenant_folder(source: Path, target: Path, *, old: str, new: str) -> Non
     Args:
         source: the tenant's folder.
         target: the new folder.
-        old: the tenant's former name. The default database has this name.
+        old: the tenant's former name. The default database has the former name.
         new: the tenant's new name.
     """
     if target.exists():
@@ -45,7 +45,7 @@ def _copy(source: Path, target: Path) -> None:
     if source.is_symlink():
         target.symlink_to(source.readlink())
     elif not source.is_file() or companion_of(source) is not None:
-        return  # a socket, or a file that belongs to a database
+        return  # the file is a socket, or belongs to a database
     elif is_sqlite_file(source):
         copy_database(source, target)
     else:

@@ -212,7 +212,7 @@ def _add_missing_columns(connection: sqlite3.Connection) -> None:
 
 
 def rename_usage(data_dir: Path, old: str, new: str) -> None:
-    """Add the usage of a tenant to the usage under its new name. Repeating the call is harmless.
+    """Add the usage of a tenant to the usage under its new name. A repeated call changes nothing.
 
     Raises:
         TenantryError: the database cannot be written.

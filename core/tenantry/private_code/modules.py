@@ -1,9 +1,9 @@
 """The private modules of one build, and the import hook that finds them.
 
-Code of a private module has a `__import__` of its own, which finds the plain names of private
+The code of a private module has its own `__import__`, which finds the plain names of private
 modules among the modules of the same build. `sys.modules` holds the modules of each tenant's latest
-build under their private names, for everything that looks a module up by name: pickles, dataclasses
-with postponed annotations, SQLAlchemy, Celery, `importlib.resources`.
+build under their private names, for code that looks up a module by name: pickles, dataclasses with
+postponed annotations, SQLAlchemy, Celery, `importlib.resources`.
 """
 
 import builtins
@@ -30,7 +30,7 @@ class PrivateModules:
     """The modules of one build of a tenant, from `begin` to `unload`.
 
     Imports are as thread-safe as Python's. Two builds of one tenant must not import at the same
-    time; a mount's lock sees to that.
+    time, which the mount's lock ensures.
 
     Args:
         owner: the name of the tenant.
@@ -58,7 +58,8 @@ class PrivateModules:
         self.modules: dict[str, ModuleType] = {}
         """The imported modules by plain name."""
         self.builtins: Mapping[str, Any] = {**vars(builtins), "__import__": self._import}
-        """The built-in names of the modules. Also tells which build a function belongs to."""
+        """The built-in names of the modules. The identity of this dict tells which build a function
+        belongs to."""
         self._previous: ref[PrivateModules] | None = None
 
     def add_packages(self, packages: Iterable[str]) -> None:
@@ -74,7 +75,7 @@ class PrivateModules:
     # -- lifetime -------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Become the latest build of the tenant, whose modules are in `sys.modules`."""
+        """Make this build the latest build of the tenant, whose modules are in `sys.modules`."""
         with _LOCK:
             previous = _latest.get(self.owner)
             self._previous = None if previous is None else ref(previous)
@@ -134,8 +135,8 @@ class PrivateModules:
         """Return a private module, which is imported if necessary.
 
         Raises:
-            ImportError: there is no such module.
-            BaseException: what the module raises.
+            ImportError: no such module exists.
+            BaseException: the exception that the module raised.
         """
         module = self.modules.get(plain)
         if module is None:
@@ -199,7 +200,7 @@ class PrivateModules:
     # -- what the finder asks -------------------------------------------------------------------
 
     def find(self, fullname: str, path: Sequence[str] | None) -> Spec | None:
-        """Return the spec of a private module, or None if there is none."""
+        """Return the spec of a private module, or None if no such module exists."""
         plain = plain_name(fullname)
         if plain in self._parents and not self.is_private(plain):
             spec = Spec(fullname, _ParentLoader(self, plain), is_package=True)
@@ -224,23 +225,26 @@ class PrivateModules:
             return importlib.util.spec_from_file_location(  # type: ignore[return-value]
                 fullname, found.origin, loader=loader, submodule_search_locations=folders
             )
-        if found.loader is None or found.origin is None:  # a namespace package
+        if found.loader is None or found.origin is None:  # the module is a namespace package
             spec = Spec(fullname, _NamespaceLoader(self), is_package=True)
             spec.submodule_search_locations = folders
             return spec
-        other: Any = type(found.loader)  # an extension module, or a `.pyc` file
+        other: Any = type(found.loader)  # the module is an extension module, or a `.pyc` file
         return importlib.util.spec_from_file_location(  # type: ignore[return-value]
             fullname, found.origin, loader=other(fullname, found.origin)
         )
 
     def note(self, module: ModuleType) -> None:
-        """Remember a module before its code runs, so that modules can import each other."""
+        """Register a module before its code runs, so that modules can import each other."""
         self.modules[plain_name(module.__name__)] = module
         module.__dict__["__builtins__"] = self.builtins
 
 
 class _SharedModules(PrivateModules):
-    """The shared modules of one folder. They may import only shared modules and libraries."""
+    """The shared modules of one folder.
+
+    Shared modules may import only shared modules and libraries.
+    """
 
     def _private_spec(self, fullname: str, found: Spec) -> Spec:
         if found.submodule_search_locations is not None:
@@ -292,32 +296,32 @@ class _NamespaceLoader(importlib.abc.Loader):
         self._modules = modules
 
     def exec_module(self, module: ModuleType) -> None:
-        """Remember the package."""
+        """Register the package."""
         self._modules.note(module)
 
 
 class _ParentLoader(_NamespaceLoader):
-    """Loads the private name of a package that belongs to the process, but has a private part."""
+    """Loads the private name of a package of the process that contains private modules."""
 
     def __init__(self, modules: PrivateModules, plain: str) -> None:
         super().__init__(modules)
         self._plain = plain
 
     def exec_module(self, module: ModuleType) -> None:
-        """Import the process's package, and let the package have all its names."""
+        """Import the process's package, and copy all names of that package."""
         super().exec_module(module)
         module.__dict__["__getattr__"] = partial(getattr, importlib.import_module(self._plain))
 
 
 class _SharedLoader(importlib.abc.Loader):
-    """Puts a shared module in the place of a private one."""
+    """Replaces a private module with a shared module."""
 
     def __init__(self, modules: PrivateModules, path: str) -> None:
         self._modules = modules
         self._path = path
 
     def exec_module(self, module: ModuleType) -> None:
-        """Replace the module with the shared one, which is imported if necessary."""
+        """Replace the module with the shared module, which is imported if necessary."""
         plain = plain_name(module.__name__)
         shared = _shared_module(self._modules, plain, self._path)
         self._modules.modules[plain] = sys.modules[module.__name__] = shared

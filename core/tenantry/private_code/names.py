@@ -1,8 +1,9 @@
 """The names of private modules: the plain name, with `@OWNER` after its first part.
 
-`shop.models` of the tenant acme is `shop@acme.models`. The name is the same in every process and
-after every build, because it leaves the process: in pickles, task names, cache keys and loggers.
-The owner of a module that all tenants share is a hash of its folder: `shop@0c2f5f1a9.models`.
+`shop.models` of the tenant acme is `shop@acme.models`. A private name is the same in every process
+and after every build, because the name leaves the process in pickles, task names, cache keys and
+loggers. The owner of a module that all tenants share is a hash of its folder:
+`shop@0c2f5f1a9.models`.
 """
 
 from hashlib import blake2b

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 def find_module(plain: str, folders: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
     """Return the spec of a module in folders, or on `sys.path` if `folders` is None."""
-    # By its last part, because a namespace package looks up its parent in `sys.modules`.
+    # The module is found by the last part of its name, because a namespace package looks up its
+    # parent in `sys.modules`.
     return importlib.machinery.PathFinder.find_spec(plain.rpartition(".")[2], folders)
 
 

@@ -1,7 +1,7 @@
 """The source code of private modules, read and compiled once for each file.
 
-Code objects are immutable, so all tenants share them. A private module then costs only the objects
-that its code creates.
+Code objects are immutable, so all tenants share them. Therefore, a private module needs memory only
+for the objects that the module's code creates.
 """
 
 import ast
@@ -13,10 +13,12 @@ _MARK = b"__shared__"
 
 
 class Sources:
-    """The compiled files of one process, and its shared modules. Thread-safe. `close` unloads them.
+    """The compiled files of one process, and its shared modules.
 
-    Each file is read once. A changed file takes effect with new `Sources`, so that old and new code
-    never mix.
+    Thread-safe. `close` unloads the shared modules.
+
+    Each file is read once. A changed file takes effect only with a new `Sources` object, so that
+    old and new code never mix.
     """
 
     def __init__(self) -> None:
@@ -25,7 +27,7 @@ class Sources:
         self.shared: dict[str, ModuleType] = {}
         """The modules that all tenants share, by the path of their file."""
         self.on_close: list[Callable[[], object]] = []
-        """What `close` calls."""
+        """The functions that `close` calls."""
 
     def close(self) -> None:
         """Remove the shared modules. Idempotent."""

@@ -31,7 +31,7 @@ class FollowedFile:
     result: ValidationResult | None = None
     operator_state: OperatorState = DEFAULT_OPERATOR_STATE
     last_prefix: str | None = None
-    """The URL prefix where the tenant served last, before the host started."""
+    """The last URL prefix at which the tenant served before the host started."""
 
     @property
     def is_disabled(self) -> bool:

@@ -196,7 +196,7 @@ class Follower:
         self._woken.set()
 
     def throw_secrets_away(self) -> None:
-        """Let no tenant file create a secret, because a command only inspects the tenants."""
+        """Keep tenant files from creating secrets, because a command only inspects the tenants."""
         self._workers.creates_secrets = False
 
     def close(self) -> None:
@@ -319,7 +319,8 @@ class Follower:
 
     def _note_progress(self) -> None:
         if self._workers.restorable:
-            self._woken.set()  # a version that cannot be built may have to be replaced
+            # The last good version may have to replace a version that cannot be built.
+            self._woken.set()
         self.on_progress()
 
     def _note_built(self, mount: Mount) -> None:

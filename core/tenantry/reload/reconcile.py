@@ -314,7 +314,7 @@ class Reconciler:
             self.is_routing_outdated = True  # the rejected file may ask for another prefix
 
     def fall_back(self) -> None:
-        """Follow the mounts whose newest version could not be built since the start."""
+        """Serve the last good versions of tenants whose newest version could not be built."""
         for name, last in list(self._restorable.items()):
             file = self.files.get(name)
             newest = None if file is None else file.mount.tenant
@@ -324,7 +324,7 @@ class Reconciler:
                 del self._restorable[name]
                 self._accepted.add(last)
                 if isinstance(file.result, Tenant):
-                    self._serve(file, file.result)  # builds the newest version again, beside
+                    self._serve(file, file.result)  # the newest version is built again in addition
             elif newest is not None and file.mount.state_unless_parked == "failed":
                 self._restore(file)
                 self._serve(file, newest)

@@ -25,7 +25,8 @@ the first request. After this time, a tenant file that hangs no longer occupies 
 
 QUEUED_WAIT_S = 20.0
 """Seconds that requests wait without a thread for one tenant file while the host starts, counted
-from the first request. A tenant file that hangs takes up to 6 s, and may wait for others."""
+from the first request. Validating a tenant file that hangs takes up to 6 s, and may begin only
+after the validation of other files."""
 
 BATCH_S = 0.25
 """Seconds that a validation result waits for the results of other files that changed at the same

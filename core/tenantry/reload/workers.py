@@ -205,7 +205,7 @@ class ReloadWorkers:
     def _load_last_good(
         self, content: FileContent, loader: Loader, timeout_s: float, result: ValidationResult
     ) -> None:
-        """While the process starts, validate the last good version of a changed file, too."""
+        """While the process starts, also validate the last good version of a changed file."""
         name = content.path.stem
         if isinstance(result, RejectedTenant) and result.has_timed_out:
             if timeout_s < RUN_TIMEOUT_S:

@@ -2,8 +2,8 @@
 
 Because all tenants share the few threads that serve requests, a request never builds an instance on
 its own thread. A thread of the `BuildPool` builds the instance, and the request waits for a limited
-time: under Tenantry's worker without a thread, in the wait queue of the server, and under another
-server in its thread.
+time: under Tenantry's worker in the wait queue of the server, without a thread, and under another
+server in the thread of the request.
 """
 
 import threading
@@ -23,8 +23,8 @@ MAX_LONG_WAITS = 2
 different build. Even if two builds hang, a worker with four threads has two free threads."""
 
 SHORT_WAIT_S = 5.0
-"""Maximum seconds after the start of a build for which all other requests wait in a thread, which
-other tenants need."""
+"""Maximum seconds after the start of a build for which all other requests wait in a thread. The
+limit is short because other tenants need the threads."""
 
 
 class PendingBuild:

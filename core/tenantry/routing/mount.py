@@ -112,7 +112,7 @@ class Mount:
         version of the file only after a successful build."""
         self.fallback: Tenant | None = None
         """The version that served before the process started, with the same prefix. The mount
-        serves it if the newer version cannot be built."""
+        serves this version if the newer version cannot be built."""
         self._limits_of = limits_of
         self.limits = limits_of(None)
         """The limits of the requests to the mount; the host knows what they mean."""
@@ -128,7 +128,7 @@ class Mount:
         self._rejection = ""  # why the newest version of the file is not served
         self._failure: BuildFailure | None = None  # the last failed build of the accepted version
         self.instance: Instance | None = None
-        """The instance that serves the tenant now, or None. Only the mount sets it."""
+        """The instance that serves the tenant now, or None. Only the mount sets this attribute."""
         self._pending_build: PendingBuild | None = None
         self._is_closed = False
 
@@ -237,7 +237,7 @@ class Mount:
     # -- first builds ---------------------------------------------------------------------------
 
     def wait_s(self) -> float:
-        """Begin to build the instance if there is none, without waiting for it.
+        """Begin to build a missing instance, without waiting for the build.
 
         Return the seconds for which a request may wait for the instance; 0 if the mount can answer
         now. A server whose requests wait without a thread calls `wait_s` before it runs a request.
@@ -266,7 +266,7 @@ class Mount:
     def _begin_build(self) -> PendingBuild | ProblemResponse | None:
         """Return the running build, which this call starts if needed.
 
-        Return None if there is an instance, and a 503 response if no build may start now.
+        If the instance exists, return None. If no build may start now, return a 503 response.
         """
         with self._lock:
             if self.instance is not None:  # another request's build has ended
@@ -314,7 +314,7 @@ class Mount:
         self._build_pool.note_end()
 
     def _fall_back(self, last: Tenant, newest: Tenant, failure: BuildFailure) -> None:
-        """Serve the version that served last. The caller holds the lock."""
+        """Serve the version that served last. The caller must hold the lock."""
         self.fallback, self.was_built = None, True
         self._set_accepted(last)
         reason = str(Problem(newest.file, f"cannot be built: {failure.reason}"))
@@ -335,7 +335,7 @@ class Mount:
         return True
 
     def restore(self, tenant: Tenant) -> None:
-        """Serve `tenant`, the version that served before the process started, again.
+        """Again serve `tenant`, the version that served before the process started.
 
         Because the version is known to work, a newer version must be built before it replaces
         `tenant`.
@@ -393,7 +393,10 @@ class Mount:
         return instance
 
     def release_instance(self) -> Instance | None:
-        """Retire and return the instance, even with requests in flight. The next request builds."""
+        """Retire and return the instance, even with requests in flight.
+
+        The next request builds a new instance.
+        """
         with self._lock:
             instance, self.instance = self.instance, None
         if instance is not None:

@@ -1,9 +1,9 @@
-"""Accepts new connections, while the worker has room and file descriptors for them.
+"""Accepts new connections, as far as the limits of connections and file descriptors allow.
 
-Workers share their listeners, and the worker that runs at the moment would accept a whole burst of
-connections. With 16 keep-alive clients and 2 workers, one worker sometimes got all of them, and the
-throughput was between 0.8 and 2.4 of gunicorn's threaded worker. Therefore, a worker with more
-connections than another first leaves a new connection to the other workers for a moment.
+Workers share their listeners, and a worker that runs at the moment would accept a whole burst of
+connections. With 16 keep-alive clients and 2 workers, one worker sometimes got all connections, and
+the throughput was between 0.8 and 2.4 times that of gunicorn's threaded worker. Therefore, a worker
+with more connections than another worker briefly leaves a new connection to the other workers.
 """
 
 import errno
@@ -35,7 +35,9 @@ _logger = logging.getLogger(__name__)
 
 
 class Acceptor:
-    """The listening sockets of a worker. Only the leader of the loop uses it, after `start`.
+    """The listening sockets of a worker.
+
+    After `start`, only the leader of the loop uses this class.
 
     Args:
         poller: polls the listeners while the worker accepts connections.
@@ -55,7 +57,10 @@ class Acceptor:
         """Whether new connections come to this worker."""
 
     def start(self, listeners: list[tuple[socket.socket, Any]]) -> None:
-        """Accept connections from the listeners, each with what its connections have in common."""
+        """Accept connections from the listeners.
+
+        The argument maps each listener to the facts that all its connections share.
+        """
         for sock, facts in listeners:
             sock.setblocking(False)
             self._listeners[sock.fileno()] = (sock, facts)

@@ -1,8 +1,8 @@
-"""Reports of the thread that ended a worker, from the worker to the master.
+"""Reports from a worker to the master, which name the thread that ended the worker.
 
-The reports are in memory that worker and master share. `faulthandler` writes a report at a fatal
-signal (SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL). `os._exit`, and `os.kill` for the own process,
-write a report before they act. A worker that is killed from outside leaves no report.
+The reports are in memory that the worker and the master share. `faulthandler` writes a report at a
+fatal signal (SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL). Before `os._exit` and `os.kill` end their
+own process, these functions write a report. A worker that is killed from outside leaves no report.
 """
 
 import faulthandler
@@ -34,7 +34,7 @@ class CrashReport:
             os.pwrite(fd, b"Current thread 0x%x\n" % threading.get_ident(), 0)
 
         def exit_after_report(status: int) -> NoReturn:
-            if os.getpid() == pid:  # not in a child process that code of a tenant has forked
+            if os.getpid() == pid:  # a forked child process writes no report
                 note_thread()
             exit_now(status)
 
@@ -47,7 +47,7 @@ class CrashReport:
 
     @property
     def has_run_out_of_memory(self) -> bool:
-        """Whether the kernel has killed a process for its memory since the worker started."""
+        """Whether the kernel has killed a process for lack of memory since the worker started."""
         return _count_oom_kills() > self._oom_kills
 
     def thread(self) -> int | None:

@@ -79,7 +79,7 @@ class Exchange:
         self.tenant: str | None = ""
         self.record: Any = None
         self.on_turn: Callable[[Exchange], object] = _never
-        """What happens when the request has its turn."""
+        """The function to call when the request has its turn."""
         self.body: Spool | None = None
         self.receiving: LengthBody | ChunkedBody | None = None
         self.waits_for_room_since = 0.0

@@ -84,8 +84,8 @@ header_map = "drop"
 forwarded_allow_ips = ""
 secure_scheme_headers: dict[str, str] = {}
 
-# Mode bits that a Unix socket for tenants does not get: only the host's own user can connect. For a
-# proxy in the group of the socket's folder: GUNICORN_CMD_ARGS="--umask 007".
+# Mode bits that a Unix socket for tenants does not get: only the host's own user can connect. To
+# let a proxy in the group of the socket's folder connect, set GUNICORN_CMD_ARGS="--umask 007".
 umask = 0o077
 
 # With reuse_port, a reload resets connections (gunicorn #3612).

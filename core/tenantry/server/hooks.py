@@ -11,7 +11,7 @@ from tenantry.server.exchange import Exchange
 
 
 def runner(app: Any, worker: Any) -> Callable[[Exchange], None]:
-    """Return the function that runs a request, with the hooks of the worker if it has any.
+    """Return the function that runs a request, with the worker's hooks, if any.
 
     Args:
         app: the WSGI application.

@@ -52,7 +52,7 @@ class Handler(Protocol):
         """Begin a new connection, and add it to the loop."""
 
     def on_full(self, is_full: bool) -> None:
-        """Note that there is no room for another connection, or that there is room again."""
+        """Note whether the worker can accept another connection."""
 
     def on_fault(self, connection: Connection) -> None:
         """Give up a connection after an exception."""
@@ -77,7 +77,7 @@ class Loop:
     Args:
         handler: handles the events.
         max_threads: maximum number of threads, including the leader.
-        max_connections: number of connections from which on the worker accepts no more.
+        max_connections: maximum number of connections of the worker.
         row: shows other workers the number of connections; None without other workers.
     """
 

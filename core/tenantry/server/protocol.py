@@ -1,4 +1,4 @@
-"""The HTTP protocol of a worker: what follows when bytes of a client arrive, or can be sent.
+"""The HTTP protocol of a worker: reacts when bytes of a client arrive, or when bytes can be sent.
 
 `HttpProtocol` assembles the steps of a connection, and calls the step that a connection is in.
 """
@@ -99,7 +99,7 @@ class HttpProtocol:
         self.heads.receive(connection)
 
     def on_full(self, is_full: bool) -> None:
-        """Let each response make room for another client while the worker is full."""
+        """While the worker is full, let each response close its connection for another client."""
         self.serving.keeps_alive = self._keeps_alive and not is_full
         if is_full:
             self._limits.make_room(self.loop.now)

@@ -63,7 +63,7 @@ class ThreadPool(Generic[Item]):
                 (self._queue.appendleft if is_first else self._queue.append)(item)
 
     def close(self) -> None:
-        """End idle threads at once, and busy threads after their item. Idempotent.
+        """End idle threads at once, and busy threads after their current item. Idempotent.
 
         A worker's process ends without `close`, because a thread may hang.
         """

@@ -251,7 +251,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
         try:
             thread = self.crash_report.thread()
             suspects, reason = blame(self.row, self.tmp, thread)
-            # A worker that was killed from outside says nothing about its tenants.
+            # If a worker was killed from outside, no tenant is at fault.
             is_own_end = thread is not None or self.crash_report.has_run_out_of_memory
             if suspects and (is_own_end or self.tmp.has_held_worker):
                 app = self.app  # one object for all workers, even after a HUP

@@ -1,4 +1,4 @@
-"""Names of cookies that no browser keeps under a tenant's URL prefix."""
+"""Finds names of cookies that no browser keeps under a tenant's URL prefix."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _ON_HTTPS = ("__secure-", "__http-")
 
 
 def find_lost_cookies(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each key of a configuration that names a cookie that browsers drop, and the reason.
+    """Yield each configuration key with a cookie name that browsers drop, and the reason.
 
     Browsers ignore the case of the prefixes.
     """
@@ -37,7 +37,7 @@ def find_lost_cookies(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _is_secure(key: str, config: Mapping[str, Any]) -> bool:
-    """Whether a cookie is `Secure`, as far as the usual names of keys tell."""
+    """Whether a cookie is `Secure`, judging by the usual names of keys."""
     if key not in ("SESSION_COOKIE_NAME", "REMEMBER_COOKIE_NAME"):
-        return True  # an extension of which we do not know the keys
+        return True  # the keys of this extension are unknown
     return bool(config.get(f"{key.removesuffix('NAME')}SECURE"))

@@ -1,9 +1,9 @@
-"""What served last: the claims of all tenants, and the text of each tenant's last good file.
+"""Records what served last: the claims of all tenants, and the text of their last good files.
 
-The record outlives all workers and the host. When two tenants claim the same address after a
-restart, the tenant that served there before keeps the address. A tenant whose newest file is
-rejected serves the last good version. The folder `<data>/.last_good` has mode 0700, and its files
-have mode 0600, because tenant files can contain secrets.
+The record remains after all workers and the host have ended. When two tenants claim the same
+address after a restart, the tenant that served there before keeps the address. A tenant whose
+newest file is rejected serves the last good version. The folder `<data>/.last_good` has mode 0700,
+and its files have mode 0600, because tenant files can contain secrets.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from tenantry.tenants.file import FileContent, content_digest, read_content
 from tenantry.tenants.model import Tenant
 
 SAVED_AT_ONCE = 500
-"""Maximum number of texts that one call of `save` writes, which takes 50 ms."""
+"""Maximum number of texts that one call of `save` writes. Writing so many texts takes 50 ms."""
 
 _CLAIMS = "claims.json"
 
@@ -35,10 +35,12 @@ class Claims(NamedTuple):
 
 
 class LastGood:
-    """The record of one host, which each worker process reads at its start and then updates.
+    """The record of one host.
 
-    Not thread-safe, except for `note_built` and `content`. Before `open`, the record is empty and
-    `save` writes nothing, so commands that only inspect tenants change nothing.
+    Each worker process reads the record at its start, and then updates the record.
+
+    Only `note_built` and `content` are thread-safe. Before the call of `open`, the record is empty
+    and `save` writes nothing, so commands that only inspect tenants change nothing.
 
     Args:
         data_dir: the host's data folder.
@@ -52,7 +54,7 @@ class LastGood:
         """What each tenant claimed when it last served, by tenant name."""
         self._is_open = self._is_started = self._has_failed = False
         self._unsaved: dict[str, Tenant] = {}
-        self._changes: dict[str, Claims | None] = {}  # not in the file of the claims yet
+        self._changes: dict[str, Claims | None] = {}  # these changes are not saved yet
 
     def open(self) -> dict[str, Claims]:
         """Read the record, and return the claims."""
@@ -61,7 +63,7 @@ class LastGood:
         return self.claims
 
     def end_start(self, names: Collection[str]) -> None:
-        """Note that all tenant files are known, and forget all tenants but `names`."""
+        """Note that all tenant files are known, and forget all tenants except `names`."""
         self._is_started = True
         for name in self.claims.keys() - names:
             self.forget(name)
@@ -86,7 +88,7 @@ class LastGood:
     def content(self, name: str) -> FileContent | None:
         """Return the last good content of a tenant file, or None if it is missing or damaged.
 
-        After the start, return None, because the tenants that serve are known.
+        After the start, the result is None, because the host then knows which tenants serve.
         """
         claims = self.claims.get(name)
         if claims is None or self._is_started:
@@ -100,7 +102,7 @@ class LastGood:
         return FileContent(self._tenants_dir / f"{name}.py", claims.digest, source)
 
     def save(self) -> None:
-        """Write what has changed. An error is logged once, and the next call tries again."""
+        """Write all changes. An error is logged once, and the next call tries again."""
         if not self._unsaved and not self._changes:
             return
         try:
@@ -128,7 +130,7 @@ class LastGood:
             self._changes[tenant.name] = claims
 
     def _save_claims(self) -> None:
-        """Apply the changes to the file, which other processes change, too."""
+        """Apply the changes to the file, which other processes also change."""
         if not self._changes:
             return
         lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -156,7 +158,7 @@ def _read_claims(path: Path) -> dict[str, Claims]:
         return {str(name): Claims(str(digest), str(prefix))
                 for name, (digest, prefix) in claims.items()}  # fmt: skip
     except (OSError, ValueError, AttributeError, TypeError):
-        return {}  # missing or damaged: no tenant has precedence
+        return {}  # the file is missing or damaged, so no tenant has precedence
 
 
 def _replace(path: Path, content: bytes) -> None:

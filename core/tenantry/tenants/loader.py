@@ -69,10 +69,10 @@ class Loader:
     blocks the loader process is rejected, and the next file gets a new loader process.
 
     Args:
-        timeout_s: seconds that a file can run.
+        timeout_s: maximum seconds that a file can run.
         data_dir: the host's data folder, which contains secrets.
         creates_secrets: whether `secret("…", create=True)` creates a missing secret. Otherwise, the
-            file gets a value that is thrown away, because commands that inspect change nothing.
+            file gets a value that is not stored, because commands that inspect change nothing.
     """
 
     def __init__(

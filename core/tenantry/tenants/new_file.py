@@ -67,12 +67,12 @@ def create_tenant(
 
 
 def check_name_is_free(settings: HostSettings, name: str) -> None:
-    """Check that no tenant file, no data and no secret of a name exist.
+    """Check that no tenant file, no data and no secret with a name exist.
 
-    No remedy in an error message affects another tenant.
+    No command that an error message suggests affects another tenant.
 
     Raises:
-        TenantryError: something of this name exists.
+        TenantryError: a file, data or a secret with this name exists.
     """
     path, folder = settings.tenants_dir / f"{name}.py", settings.data_dir / name
     if os.path.lexists(path):
@@ -112,7 +112,7 @@ def find_leftovers(settings: HostSettings) -> list[str]:
         claimed = {path.stem for path in list_tenant_files(settings.tenants_dir)}
         names = {entry.name for entry in settings.data_dir.iterdir()} - claimed
     except OSError:
-        return []  # without a tenants folder, nobody can say what is claimed
+        return []  # without a tenants folder, the owners of folders are unknown
     return sorted(
         name
         for name in names
@@ -207,7 +207,7 @@ def write_tenant_file(path: Path, text: str) -> None:
     try:
         if not path.parent.exists():
             path.parent.mkdir(parents=True)
-            path.parent.chmod(0o755)  # the host can run as another user than this command
+            path.parent.chmod(0o755)  # the host can run as a different user than this command
         unfinished.write_text(text, encoding="utf-8")
         unfinished.chmod(0o644)
         os.link(unfinished, path)

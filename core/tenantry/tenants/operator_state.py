@@ -33,7 +33,7 @@ _UNREADABLE = -1
 """The stamp of a state file whose folder cannot be read."""
 
 MOVING_MESSAGE = "The tenant is being moved. Try again in a moment."
-"""What clients of a tenant get while a command renames, removes or replaces the tenant."""
+"""The response to clients while a command renames, removes or replaces the tenant."""
 
 _MOVES_FOLDER = ".moving"
 
@@ -57,7 +57,7 @@ class OperatorState:
 
     @property
     def effective_maintenance(self) -> bool | str:
-        """The maintenance that applies now, which a move of the tenant replaces."""
+        """The maintenance that applies now. While a tenant moves, `MOVING` applies."""
         return MOVING_MESSAGE if self.is_moving else self.maintenance
 
 
@@ -329,7 +329,8 @@ class OperatorStateWatch:
     def _look_at(self, name: str) -> Iterator[tuple[str, OperatorState]]:
         try:
             is_held = is_moving(self._data_dir, name)
-            # A build that had begun before the move may end later, so each look holds it again.
+            # A build from before the move may end during the move, so each check holds the tenant
+            # again.
             stamp = time.monotonic_ns() if is_held else operator_state_stamp(self._data_dir, name)
             if stamp == self._stamps.get(name, 0):
                 return

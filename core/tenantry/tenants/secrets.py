@@ -21,7 +21,8 @@ NEW_SECRET_BYTES = 32
 THROW_AWAY = "TENANTRY_THROW_AWAY_SECRETS"
 """Environment variable of a loader process whose tenant files must not create secrets.
 
-Its value is random. A secret that would be created is a hash of the value and the secret's name.
+The value of the variable is random. Instead of creating a secret, a tenant file gets a hash of this
+value and of the secret's name.
 """
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

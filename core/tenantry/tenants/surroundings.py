@@ -1,8 +1,8 @@
-"""What the machine around the tenants can do to them, for `tenantry check`.
+"""Finds risks for tenants in the surrounding machine, for `tenantry check`.
 
 Other users of the machine can change code that the host executes, or read data. Environment
-variables can change the configuration of every app. The host serves in spite of what this module
-finds, except where every user can change code.
+variables can change the configuration of every app. The host still serves the tenants that this
+module reports, unless every user can change their code.
 """
 
 import os
@@ -20,10 +20,10 @@ from tenantry.tenants.model import Tenant
 _SHOWN_PATHS = 3
 
 _NOT_KEYS = ("FLASK_APP", "FLASK_DEBUG", "FLASK_SKIP_DOTENV", "FLASK_RUN_")
-"""Variables that Flask reads itself: most of them only in Flask's own commands."""
+"""Environment variables that Flask itself reads, most of them only in Flask's own commands."""
 
 _DEBUG_IS_OFF = frozenset({"", "0", "false", "no"})
-"""Values with which Flask leaves debugging off, in lower case."""
+"""Values of `FLASK_DEBUG` that leave debugging off, in lower case."""
 
 
 def find_debug_switch(environ: Mapping[str, str] = os.environ) -> Iterator[Problem]:
@@ -37,7 +37,7 @@ def find_debug_switch(environ: Mapping[str, str] = os.environ) -> Iterator[Probl
 
 
 def find_shared_variables(environ: Mapping[str, str] = os.environ) -> Iterator[Problem]:
-    """Yield a note for each variable that an app can read as a part of its configuration."""
+    """Yield a note for each environment variable that an app can read as configuration."""
     for name in sorted(environ):
         if name.startswith("FLASK_") and not name.startswith(_NOT_KEYS):
             text = (
@@ -48,9 +48,9 @@ def find_shared_variables(environ: Mapping[str, str] = os.environ) -> Iterator[P
 
 
 def find_writers(tenants: Sequence[Tenant], tenants_dir: Path) -> Iterator[tuple[str, Problem]]:
-    """Yield a note, with a tenant's name, for code that others than this user and root can change.
+    """Yield a note, with a tenant's name, for code that users except this user and root can change.
 
-    The notes about the tenants folder have no tenant's name.
+    A note about the tenants folder has no tenant's name.
     """
     seen = set()
     for tenant in tenants:

@@ -1,8 +1,8 @@
-"""Bounds for what an image file may contain, and for the memory that decoding may take.
+"""Limits for the content of an image file, and for the memory that decoding takes.
 
-All bounds are checked before Pillow opens a file. Each bound is several times as large as what
-cameras, phones and editors write, and small enough that no file of 16 MiB costs more than three
-times the processor time of the largest allowed image (`tests/bench/images.py`).
+All limits are checked before Pillow opens a file. Each limit is several times as large as what
+cameras, phones and editors write. Each limit is also so small that no file of 16 MiB costs more
+than three times the processor time of the largest allowed image (`tests/bench/images.py`).
 """
 
 __shared__ = True
@@ -18,7 +18,7 @@ WebP file of 50 bytes can claim to have 25 million pixels.
 """
 
 MAX_SIDE_PX = 65_535
-"""Maximum width and height in pixels, which is also the maximum of JPEG and GIF.
+"""Maximum width and height in pixels, which is also the maximum of the JPEG and GIF formats.
 
 The PNG decoder allocates two rows of pixels in addition to the image. In an image of one row, these
 rows would need more memory than the image.
@@ -38,42 +38,50 @@ A segment has up to 64 KiB. A photo with a depth map and a second image has up t
 """
 
 MAX_TABLE_BYTES = 64 * 1024
-"""Maximum size of all tables of a JPEG before the first scan. Usual tables have 1 kB."""
+"""Maximum size of all tables of a JPEG before the first scan.
+
+The tables of a usual JPEG have 1 kB.
+"""
 
 MAX_CHUNKS = 20_000
 """Maximum number of chunks in a PNG or WebP.
 
-A PNG of 16 MiB has 2,000 chunks of 8 KiB, which is the usual size. Pillow takes 3 µs per chunk.
+A PNG of 16 MiB has 2,000 chunks of 8 KiB, which is the usual size. Pillow takes 3 µs for each
+chunk.
 """
 
 MAX_BLOCKS = 200_000
 """Maximum number of blocks in a GIF. A GIF of 16 MiB has 66,000 blocks of 255 bytes."""
 
 MAX_FRAMES = 10_000
-"""Maximum number of frames in an animation, which is 5 minutes at 30 frames per second."""
+"""Maximum number of frames in an animation, enough for 5 minutes at 30 frames per second."""
 
 MAX_METADATA_BYTES = 8 * 1024 * 1024
 """Maximum size of everything in an image file that is not needed for its pixels.
 
-Phones store previews and depth maps of several MiB in an image. Pillow never sees metadata.
+Phones store previews and depth maps of several MiB in an image. Metadata never reaches Pillow.
 """
 
 MAX_EXIF_BYTES = 64 * 1024
 """Number of bytes of EXIF data that are searched for the orientation: the maximum in a JPEG."""
 
 MAX_PROFILE_BYTES = 4 * 1024 * 1024
-"""Maximum size of a color profile, after decompression. Profiles of printers have up to 3 MiB."""
+"""Maximum size of a color profile, after decompression.
+
+The profile of a printer has up to 3 MiB.
+"""
 
 PIXEL_BYTES = 12
 """Bytes of the memory budget per pixel that decoding and creating a thumbnail take.
 
 Creating a thumbnail of a PNG with transparency takes 9 to 11 bytes per pixel. The other formats
-need less memory, but reserve as much, because the reservation also limits how much processor time
-is used at once.
+need less memory, but reserve the same amount, because the reservation also limits how many images
+are decoded at the same time.
 """
 
 WEBP_PIXEL_BYTES = 20
-"""The same for WebP: 16 bytes per pixel to open a file, 19 for a thumbnail."""
+"""Bytes of the memory budget per pixel of a WebP: opening a file takes 16 bytes, and a thumbnail
+takes 19 bytes."""
 
 FILE_COPIES = 3
 """Number of copies of the file's content that exist while the image is decoded."""

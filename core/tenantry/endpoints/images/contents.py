@@ -1,8 +1,8 @@
-"""What an image file contains, as far as it is needed to show the image.
+"""The content of an image file, as far as showing the image needs the content.
 
 A reader of a format follows the structure of a file and returns `ImageContents`. Pillow gets a new
 file, which consists only of the parts that describe pixels. Therefore, Pillow parses no text, EXIF
-data or color profile, and no more parts than the bounds allow.
+data or color profile, and no more parts than the limits allow.
 """
 
 __shared__ = True
@@ -20,14 +20,14 @@ Part = bytes | slice
 
 @dataclass(frozen=True)
 class ImageContents:
-    """The size of an image, the parts of the file that describe pixels, and how to show them."""
+    """The size of an image, the parts of its file that describe pixels, and how to show pixels."""
 
     width: int
     height: int
     parts: Sequence[Part]
     exif: bytes = b""
     profile: bytes = b""
-    """The ICC profile, or nothing. It is not checked."""
+    """The ICC profile, unchecked, or nothing."""
     color_chunks: Sequence[tuple[bytes, bytes]] = ()
     """The chunks of a PNG that describe colors in another way than a profile: type and data."""
 
@@ -37,7 +37,7 @@ class ImageContents:
 
 
 class Count:
-    """Counts the parts of a file that have one kind, and rejects a file with too many of them."""
+    """Counts the parts of one kind in a file, and rejects a file with too many of these parts."""
 
     def __init__(self, limit: int, text: str) -> None:
         self._limit = limit
@@ -45,7 +45,7 @@ class Count:
         self._number = 0
 
     def add(self, number: int = 1) -> None:
-        """Count some more.
+        """Add a number of parts to the count.
 
         Raises:
             BrokenImageError: the limit is exceeded.
@@ -56,7 +56,7 @@ class Count:
 
 
 def metadata_count() -> Count:
-    """Return a count of the bytes that describe no pixels."""
+    """Return a new count of the bytes that describe no pixels."""
     return Count(MAX_METADATA_BYTES, "bytes of metadata")
 
 

@@ -1,7 +1,7 @@
 """Inspects image files and creates thumbnails, within a memory budget.
 
 The media type and the file name from the client are not trusted. The structure and the number of
-pixels are checked before an image is decoded. For every upload, a small thumbnail is made, so every
+pixels are checked before an image is decoded. A small thumbnail is made of every upload, so every
 stored image can be displayed.
 """
 
@@ -28,7 +28,10 @@ THUMBNAIL_PX = range(16, 1025)
 """Allowed lengths of a thumbnail's longer side, in pixels."""
 
 THUMBNAIL_VERSION = 2
-"""Part of a thumbnail's ETag. It changes when the same image gets another thumbnail."""
+"""Part of a thumbnail's ETag.
+
+The value changes when a new version of Tenantry makes another thumbnail of the same image.
+"""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
 - `WrongTypeError`: the bytes are not an image of a supported type.
 - `BrokenImageError`: the image is truncated or damaged, or exceeds a bound.
 - `BusyError`: other images use all memory for decoding.
-- `MissingContentError`, `InvalidHashError`: faults of the operator, not of the client. The image's
-  file is gone, or its row is damaged.
+- `MissingContentError`, `InvalidHashError`: faults on the operator's side, not the client's. The
+  file of the image is missing, or the row of the image is damaged.
 """
 
 __shared__ = True

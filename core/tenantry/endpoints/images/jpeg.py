@@ -1,7 +1,7 @@
 """Reads the structure of a JPEG (ITU T.81 annex B).
 
-A JPEG begins with segments. After the first scan header, the compressed pixels follow, in which a
-marker cannot occur by chance. In a progressive JPEG, further scans follow.
+A JPEG begins with segments. The first scan header is followed by the compressed pixels, in which a
+marker cannot occur by chance. A progressive JPEG has further scans.
 """
 
 __shared__ = True
@@ -21,7 +21,7 @@ _END = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 _JFIF, _EXIF, _ICC, _ADOBE = 0xE0, 0xE1, 0xE2, 0xEE
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
-"""Baseline, extended and progressive frames. No browser shows the other ones."""
+"""Baseline, extended and progressive frames. No browser shows other kinds of frames."""
 _TABLES = frozenset({0xDB, 0xC4, 0xDD})
 """Quantization tables, Huffman tables and the restart interval."""
 _LONE = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -37,7 +37,7 @@ class _Segment(NamedTuple):
     marker: int
     data: bytes
     place: slice
-    """The place of marker, length and data in the file."""
+    """The position of marker, length and data in the file."""
 
 
 def read_jpeg(data: mmap.mmap) -> ImageContents:
@@ -106,7 +106,7 @@ def _size(frame: bytes) -> tuple[int, int]:
 
 
 def _scans(data: mmap.mmap, start: int) -> slice:
-    """Return the place of all scans and of the end of the image."""
+    """Return the position of all scans, up to the end of the image."""
     end = data.find(_END, start)
     if end < 0:
         raise BrokenImageError("This JPEG is truncated.")

@@ -1,7 +1,7 @@
 """Reads the structure of a PNG (PNG specification, third edition).
 
-As browsers do, this module ignores unknown chunks, damaged chunks that only describe the image, and
-the end of the file after the pixels.
+As browsers do, this module ignores unknown chunks and damaged chunks that only describe the image.
+The file may also end directly after the pixels.
 """
 
 __shared__ = True
@@ -23,16 +23,16 @@ _COLOR_CHUNKS = MappingProxyType({b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 
 """Chunks that a thumbnail needs to have the same colors, and their sizes in bytes."""
 _READ = frozenset({b"PLTE", b"tRNS", b"iCCP", b"eXIf", *_COLOR_CHUNKS})
 _GRAY, _RGB, _PALETTE = 0, 2, 3
-"""Types of colors in the header."""
+"""Color types in the header."""
 _USUAL_BITS, _MANY_BITS = 8, 16
-"""Bits per sample."""
+"""The number of bits per sample."""
 _END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 
 
 class _Chunk(NamedTuple):
     kind: bytes
     place: slice
-    """The place of the whole chunk in the file."""
+    """The position of the whole chunk in the file."""
 
     def data(self, file: mmap.mmap) -> bytes:
         """Return the data of the chunk."""
@@ -80,7 +80,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def _chunks(data: mmap.mmap) -> Generator[_Chunk]:
     """Yield the chunks up to the end, without damaged chunks that are not critical.
 
-    The last chunk, which is always the same, may be missing.
+    The last chunk of a PNG, which always has the same bytes, may be missing.
     """
     position, count = len(SIGNATURE), Count(MAX_CHUNKS, "chunks")
     with memoryview(data) as view:
@@ -99,7 +99,7 @@ def _chunks(data: mmap.mmap) -> Generator[_Chunk]:
 
 
 def _sort(data: mmap.mmap, chunks: Iterator[_Chunk]) -> tuple[list[Part], dict[bytes, bytes]]:
-    """Return the places of the pixels, and the first chunk of each other kind that is read."""
+    """Return the positions of the pixels, and the first chunk of each other kind that is read."""
     pixels, found = list[Part](), dict[bytes, bytes]()
     metadata, frames = metadata_count(), Count(MAX_FRAMES, "frames")
     for one in chunks:
@@ -116,9 +116,9 @@ def _sort(data: mmap.mmap, chunks: Iterator[_Chunk]) -> tuple[list[Part], dict[b
 
 
 def _transparency(data: bytes, depth: int, color_type: int) -> list[Part]:
-    """Return a chunk of transparency that has the depth of the pixels which Pillow returns.
+    """Return a chunk of transparency with the same depth as the pixels that Pillow returns.
 
-    Pillow returns 16-bit gray as such, and all other pixels with 8 bits per sample.
+    Pillow returns gray of 16 bits unchanged, and all other pixels with 8 bits per sample.
     """
     if color_type == _PALETTE and data:
         return [chunk(b"tRNS", data[:256])]

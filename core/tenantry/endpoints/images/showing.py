@@ -1,7 +1,7 @@
 """Decodes the pixels of an image, and makes a smaller image that looks the same.
 
-Color profiles are kept and not opened, so a thumbnail has the same colors as the image wherever it
-is shown.
+A color profile is copied without being opened, so a thumbnail has the same colors as the image in
+every program.
 
 This module calls Pillow's plugins directly. `Image.open` depends on process-wide settings, and only
 warns about some images that must be rejected.
@@ -33,7 +33,7 @@ _TRANSPOSE = MappingProxyType(
         8: Image.Transpose.ROTATE_90,
     }
 )
-"""Maps an EXIF orientation to what makes an image upright."""
+"""Maps an EXIF orientation to the operation that makes an image upright."""
 
 _PROFILE_MODES = MappingProxyType(
     {b"RGB ": ("RGB", "RGBA"), b"GRAY": ("L", "LA"), b"CMYK": ("CMYK",)}
@@ -73,9 +73,10 @@ def encode(image: Image.Image, kind: str, contents: ImageContents) -> bytes:
 
 
 def orientation(exif: bytes) -> int:
-    """Return the orientation from EXIF data, or 1 if it has none or is damaged.
+    """Return the orientation from EXIF data, or 1 if the data has no orientation or is damaged.
 
-    EXIF data is a TIFF file. The orientation is in its first directory (EXIF 3.0 §4.6).
+    EXIF data is a TIFF file. The first directory of this file contains the orientation (EXIF 3.0
+    §4.6).
     """
     tiff = exif[:MAX_EXIF_BYTES].removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
@@ -100,7 +101,7 @@ def _opened(
     if image.size != (contents.width, contents.height):
         raise BrokenImageError("This image is damaged: it has two sizes.")
     width, height = (-(-side * 2 * size_px // max(image.size)) for side in image.size)
-    image.draft(None, (width, height))  # makes Pillow read a JPEG with less memory
+    image.draft(None, (width, height))  # `draft` makes Pillow read a JPEG with less memory
     image.load()
     return image
 
@@ -127,5 +128,5 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
     if key is None:
         return gray
     alpha = values.point([0 if value == key else 255 for value in range(2**16)], "L")
-    del values  # `merge` needs as much memory
+    del values  # `merge` needs the memory
     return Image.merge("LA", (gray, alpha))

@@ -1,7 +1,7 @@
 """Reads an image from a request, and the name that the client gives it.
 
-Werkzeug's parser ignores a form if a name in it is not UTF-8, and removes backslashes from names.
-However, old clients send names in Latin-1, or whole Windows paths.
+Werkzeug's parser ignores a form if a name in the form is not UTF-8, and removes backslashes from
+names. However, old clients send names in Latin-1, or whole Windows paths.
 """
 
 import re
@@ -45,7 +45,7 @@ def read_upload(request: Request) -> Iterator[tuple[IO[bytes], str]]:
         yield request.stream, ""
         return
     with ExitStack() as stack:
-        if "files" in vars(request):  # the app has read the form
+        if "files" in vars(request):  # the app has already read the form
             files = [(one.stream, _name(one.filename, one.headers))
                      for one in request.files.getlist("file")]  # fmt: skip
         else:
@@ -57,7 +57,7 @@ def read_upload(request: Request) -> Iterator[tuple[IO[bytes], str]]:
 
 
 class _LenientDecoder(MultipartDecoder):
-    """Decodes a form whose headers are in UTF-8 or, if they are not, in Latin-1."""
+    """Decodes a form whose headers are in UTF-8 or, if UTF-8 fails, in Latin-1."""
 
     def _parse_headers(self, data: bytes | bytearray) -> Headers:
         try:
@@ -105,7 +105,7 @@ def _events(request: Request) -> Iterator[Event]:
 def _name(parsed: str | None, headers: Headers) -> str:
     """Return a file name with its backslashes, except those before a quotation mark."""
     disposition = headers.get("Content-Disposition", "")
-    if _EXTENDED_NAME.search(disposition):  # has precedence (RFC 6266 §4.3)
+    if _EXTENDED_NAME.search(disposition):  # the extended name has precedence (RFC 6266 §4.3)
         return parse_options_header(_NAME.sub("", disposition))[1].get("filename", "")
     found = _NAME.search(disposition)
     return (parsed or "") if found is None else found[1].replace('\\"', '"')

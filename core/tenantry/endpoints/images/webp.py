@@ -12,7 +12,7 @@ from .contents import Count, ImageContents, Part, check_profile, check_size, met
 from .errors import BrokenImageError
 
 _ANIMATION_AND_ALPHA = 0x12
-"""The flags of an extended file that remain: all others announce metadata."""
+"""The flags of an extended file that are kept; all other flags announce metadata."""
 _LOSSY, _LOSSLESS, _FRAME = b"VP8 ", b"VP8L", b"ANMF"
 _READ = frozenset({b"ICCP", b"EXIF"})
 
@@ -20,7 +20,7 @@ _READ = frozenset({b"ICCP", b"EXIF"})
 class _Chunk(NamedTuple):
     kind: bytes
     place: slice
-    """The place of the whole chunk in the file, with its padding."""
+    """The position of the whole chunk in the file, with its padding."""
     data: slice
 
 

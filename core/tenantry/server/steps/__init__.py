@@ -3,6 +3,6 @@
     `head` arrives → verdict → 100 Continue → `body` arrives → its `turn` → `response`
 
 A request has no thread of its own until it runs. Each step runs on the leader's thread, does not
-wait, and calls the next step through `HttpProtocol`, which assembles the steps. `limits` ends what
-takes too long.
+wait, and calls the next step through `HttpProtocol`, which assembles the steps. `limits` ends
+connections that exceed a time limit.
 """

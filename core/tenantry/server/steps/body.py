@@ -1,4 +1,4 @@
-"""The second step: lets the head decide, then receives the body of a request."""
+"""The second step: decides from the head whether to refuse the request, and receives the body."""
 
 import math
 import select
@@ -19,11 +19,11 @@ ROOM_TIMEOUT_S = 30.0
 """Seconds that a request body waits for room in the budget, before its request gets 503."""
 
 RECEIVE_BYTES = 64 << 10
-"""Bytes of a body that are received at once."""
+"""Maximum number of bytes of a body that are received at once."""
 
 CHUNKED_RECEIVE_BYTES = 16 << 10
-"""Bytes of a chunked body that are received at once: at most 7 ms of the leader's time, for chunks
-of one byte."""
+"""Maximum number of bytes of a chunked body that are received at once. With chunks of one byte,
+decoding so many bytes takes 7 ms of the leader's time."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -35,7 +35,7 @@ INCOMPLETE = ProblemResponse(HTTPStatus.BAD_REQUEST, "The body of this request i
 
 
 class RequestBodies:
-    """Receives request bodies into spools. Only the leader uses it.
+    """Receives request bodies into spools. Only the leader uses this class.
 
     Args:
         protocol: the other steps.
@@ -125,7 +125,7 @@ class RequestBodies:
             connection.deadline = self._loop.now  # try again at the next tick
 
     def time_out(self, exchange: Exchange) -> None:
-        """Refuse a body that is out of time, or try again to find room for it."""
+        """Refuse a body that has exceeded its time limit, or try again to reserve its memory."""
         since = exchange.waits_for_room_since
         if not since:
             self._protocol.responses.refuse(exchange, (TOO_SLOW, []))

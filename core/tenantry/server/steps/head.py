@@ -1,4 +1,4 @@
-"""The first step: receives the head of a request, and finds out who answers the request."""
+"""The first step: receives the head of a request, and finds the app that answers the request."""
 
 import math
 import select
@@ -23,14 +23,14 @@ HEAD_TIMEOUT_S = 10.0
 request, to the end of the request head."""
 
 RECEIVE_BYTES = 64 << 10
-"""Maximum bytes of one `recv`: a whole head."""
+"""Maximum number of bytes that one `recv` reads, which is enough for a whole head."""
 
 _INCOMPLETE = BadRequestError(HTTPStatus.BAD_REQUEST, "The head of this request is incomplete.")
 _CLOSING = Framing(0, is_kept_alive=False, expects_continue=False, is_http_1_0=False)
 
 
 class RequestHeads:
-    """Receives request heads. Only the leader uses it.
+    """Receives request heads. Only the leader uses this class.
 
     Args:
         protocol: the other steps.

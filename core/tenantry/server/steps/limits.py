@@ -1,4 +1,4 @@
-"""The limits of a connection: its time, and the number of connections of a worker."""
+"""Enforces the time limits of connections, and the maximum number of connections of a worker."""
 
 import math
 from typing import TYPE_CHECKING
@@ -23,11 +23,13 @@ _SLOW_HEAD = BadRequestError(TOO_SLOW.status, TOO_SLOW.detail)
 
 
 class ConnectionLimits:
-    """Ends connections that are out of time, or that keep others out. Only the leader uses it.
+    """Ends connections that have exceeded a time limit, or that prevent new connections.
+
+    Only the leader uses this class.
 
     Args:
         protocol: the steps.
-        max_connections: the number of connections above which the worker needs room.
+        max_connections: the number of connections above which the worker closes other connections.
     """
 
     def __init__(self, protocol: "HttpProtocol", max_connections: int) -> None:
@@ -36,7 +38,10 @@ class ConnectionLimits:
         self._close_at_once = max(CLOSE_AT_ONCE, max_connections // 8)
 
     def check(self, now: float) -> None:
-        """End the connections that are out of time, and make room if there is none."""
+        """End connections that have exceeded a time limit.
+
+        If the worker is full, end another connection.
+        """
         for connection in list(self._loop.connections.values()):
             # The thread of a running request watches the client itself.
             if connection.deadline <= now and connection.state != BUSY:

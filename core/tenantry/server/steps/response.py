@@ -26,11 +26,11 @@ STOP_KEEPALIVE_S = 2.0
 way."""
 
 RECEIVE_BYTES = 64 << 10
-"""Bytes that are drained at once."""
+"""Maximum number of bytes that are drained at once."""
 
 
 class Responses:
-    """Runs requests, and continues with their connections. Only the leader uses it.
+    """Runs requests, and continues with their connections. Only the leader uses this class.
 
     Args:
         protocol: the other steps.
@@ -155,9 +155,9 @@ class Responses:
         self._loop.watch(connection, select.EPOLLIN)
 
     def drain(self, connection: Connection) -> None:
-        """Drop what the client sends after its last response, and close the connection at its end.
+        """Drop the bytes that the client sends after its last response.
 
-        The connection also closes after `LINGER_BYTES`.
+        The connection closes after the last byte, or after `LINGER_BYTES`.
         """
         data = connection.receive(RECEIVE_BYTES)
         if data is None:

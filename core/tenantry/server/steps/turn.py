@@ -1,4 +1,4 @@
-"""The third step: gives each request its turn, by the rule of fair share."""
+"""The third step: decides when each request runs, by the rule of fair share."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Turns:
-    """Gives requests their turn, now or after others of their tenant. Only the leader uses it.
+    """Lets a request run now, or after other requests of the same tenant.
+
+    Only the leader uses this class.
 
     Args:
         protocol: the other steps.
@@ -28,7 +30,7 @@ class Turns:
         """The tenants with waiting requests."""
 
     def take(self, exchange: Exchange, on_turn: Callable[[Exchange], object]) -> None:
-        """Call `on_turn` at the turn of a request, or refuse a request that waits too long."""
+        """Call `on_turn` when a request may run, or refuse a request that waits too long."""
         connection, tenant = exchange.connection, exchange.tenant
         connection.state = BUSY
         connection.deadline = math.inf
@@ -53,7 +55,7 @@ class Turns:
             self._refuse(exchange.connection, exchange)
 
     def _begin(self, connection: Connection, exchange: Exchange) -> None:
-        """Continue with a request that has waited, unless its tenant has its maximum already."""
+        """Continue with a request that has waited, unless its tenant has reached its maximum."""
         if exchange.record.is_over:
             self._refuse(connection, exchange)
         else:
@@ -64,7 +66,7 @@ class Turns:
         self._protocol.responses.refuse(exchange, refusal)
 
     def start_waiting(self) -> None:
-        """Continue with the waiting requests that have their turn now."""
+        """Continue with the waiting requests that may run now."""
         for exchange in list(self._queue.ready(self._enter)):
             # As calls, because an inline request may start other waiting requests.
             self._loop.call(self._begin, exchange.connection, exchange)
@@ -79,5 +81,5 @@ class Turns:
             self._loop.guard(self._refuse, exchange.connection, exchange)
 
     def due_at(self, now: float) -> float:
-        """Return when a waiting request can have its turn or expire; infinity if none waits."""
+        """Return when a waiting request may run or expires; infinity if no request waits."""
         return self._queue.due_at(now, self._admission.rest_s)

@@ -22,11 +22,11 @@ process."""
 
 MAX_LONG_WAITING = 512
 """Number of requests with a longer wait (`MAX_WAIT_S` in the environ) in one process that the
-tenants share: half of the connections of a process. A tenant may have as many as are still free, so
-a tenant whose build hangs leaves room for the others."""
+tenants share: half of the connections of a process. A tenant may have as many such requests as are
+still free, so a tenant whose build hangs does not exclude the other tenants."""
 
 FEW = 8
-"""Number of such requests that each tenant may have in any case."""
+"""Number of requests with a longer wait that each tenant may have in any case."""
 
 Item = TypeVar("Item")
 
@@ -47,7 +47,7 @@ class WaitQueue(Generic[Item]):
         queue = self.tenants.setdefault(tenant, deque())
         deadline = now + WAIT_S
         if queue:
-            deadline = max(deadline, queue[0][0])  # waits for the same as the first request
+            deadline = max(deadline, queue[0][0])  # all these requests wait for the same build
         else:
             deadline += _more_s(item)
         most = MAX_WAITING
