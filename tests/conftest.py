@@ -185,7 +185,7 @@ def _write_endpoint(
         return f"extra.{name}"
 
     yield write
-    sys.modules.pop("extra", None)  # the package around the endpoints belongs to the process
+    sys.modules.pop("extra", None)  # the package that contains the endpoints belongs to the process
 
 
 @pytest.fixture(name="host")

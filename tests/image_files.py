@@ -33,7 +33,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(rows: bytes, *chunks: bytes, depth: int = 8, color: int = 0, width: int = 2) -> bytes:
-    """Return a PNG of one row, whose bytes are given, with additional chunks before the pixels."""
+    """Return a PNG of one row with the given bytes and additional chunks before the pixels."""
     header = struct.pack(">IIBBBBB", width, 1, depth, color, 0, 0, 0)
     pixels = chunk(b"IDAT", zlib.compress(b"\0" + rows))
     parts = (chunk(b"IHDR", header), *chunks, pixels, chunk(b"IEND", b""))

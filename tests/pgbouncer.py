@@ -23,7 +23,7 @@ DEADLINE_S = 30.0
 
 
 def need_pgbouncer() -> None:
-    """Skip the test if PgBouncer is missing. In CI, a missing PgBouncer is a failure."""
+    """Skip the test if PgBouncer is missing. In CI, a missing PgBouncer fails the test."""
     if PROGRAM is None and os.environ.get("CI"):
         pytest.fail("PgBouncer is missing: apt-get install pgbouncer")
     if PROGRAM is None:
@@ -36,8 +36,8 @@ def running_pgbouncer(
 ) -> Iterator[int]:
     """Run a PgBouncer in front of a server until the end of the block, and yield its port.
 
-    The server processes of all clients change after each transaction, as on a busy machine:
-    the pooler takes the server connections in turn.
+    The server processes of all clients change after each transaction, as on a busy machine, because
+    the pooler uses the server connections in rotation.
     """
     folder = Path(tempfile.mkdtemp(prefix="tenantry-pgbouncer-"))
     user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None

@@ -144,7 +144,7 @@ def start(folder: Path, **settings: str) -> Postgres:
 def start_standby(folder: Path, server: Postgres) -> Postgres:
     """Copy a running server to `folder`, and start the copy as a hot standby.
 
-    The caller stops the standby.
+    The caller must stop the standby.
     """
     user = _user()
     if user is not None:

@@ -3,7 +3,7 @@
     python tests/sandbox.py UNIT PROGRAM [ARGUMENT]...
 
 The system calls, the address families and the capabilities are the unit's. The file system is not
-restricted, because that takes a mount namespace, which a container may not create.
+restricted, because restricting it requires a mount namespace, which a container may not create.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ class _Comparison(ctypes.Structure):
 
 
 def read_unit(unit: Path) -> dict[str, list[str]]:
-    """Return the words of each directive of the section `Service`; repeated lines are joined."""
+    """Return the words of each directive in the section `Service`. Repeated lines are joined."""
     lines: dict[str, list[str]] = {}
     for line in unit.read_text().partition("[Service]")[2].splitlines():
         key, is_directive, value = line.partition("=")
@@ -61,7 +61,7 @@ def _groups() -> dict[str, list[str]]:
     ).stdout
     groups: dict[str, list[str]] = {}
     for line in text.splitlines():
-        if line.startswith("#"):  # the calls that no group has
+        if line.startswith("#"):  # a line without a group lists other calls
             break
         if line.startswith("@"):
             members = groups.setdefault(line.strip(), [])
@@ -98,7 +98,7 @@ def _check(result: int) -> None:
 
 
 def _drop_capabilities() -> None:
-    """Leave no capability to the program that this process executes, even to root."""
+    """Remove all capabilities from the program that this process executes, even for root."""
     library = ctypes.CDLL(None)
     number = 0
     while library.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:

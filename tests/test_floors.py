@@ -1,4 +1,4 @@
-"""No version that `pyproject.toml` allows has a published vulnerability that a later one fixes."""
+"""No version that `pyproject.toml` allows has a vulnerability that a later version fixes."""
 
 import tomllib
 from pathlib import Path

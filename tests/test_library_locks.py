@@ -1,4 +1,4 @@
-"""Functions of Python and of libraries that builds call concurrently do not disturb each other."""
+"""Functions of Python and of libraries work when several builds call the functions concurrently."""
 
 import ast
 import gc

@@ -37,7 +37,7 @@ CLIENTS = 4
 
 BODY = b"n" * 150_000
 NOISY_PATHS = {"/keys/": (401, 429), "/small/": (413,), "/nothing/": (404,)}
-"""The statuses of each refusal: too many wrong keys from one address get 429."""
+"""The statuses of each refusal. Too many wrong keys from one address get 429."""
 
 SITE = Path(__file__).parents[2] / "config/nginx-site.conf"
 

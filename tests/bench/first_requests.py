@@ -5,12 +5,12 @@
 
 - idle: A host of two workers starts with 100 idle tenants, whose endpoints have 150 lines. As soon
   as the host answers, 8 clients request all tenants in the same order, so that up to 8 requests
-  wait for each build. The host starts anew for each round.
+  wait for each build. Each round starts a new host.
 - killed: 8 clients request the tenants in turn, each time on a new connection. Meanwhile, all
-  workers are killed at once (SIGKILL), several times. A request that a killed worker had accepted
+  workers are killed at once (SIGKILL), several times. A request that a killed worker has accepted
   may be cut.
 
-No tenant is at fault, so no request may get a status other than 200.
+No tenant is at fault, so every response must have the status 200.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from versioned_site import versioned_tenant_text
 CLIENTS = 8
 LINES = 150
 BETWEEN_KILLS_S = 4.0
-"""Seconds between two kills, in which the workers start again."""
+"""Seconds between two kills. During this time, the workers start again."""
 
 LONGEST_S = 20.0
-"""Longest wait of a request, after which the host gives up."""
+"""Maximum seconds that a request waits before the host responds with 503."""
 
 
 class Requests:
-    """What the clients of one case have seen. Each client appends to the lists."""
+    """The results that the clients of one case have seen. Each client appends to the lists."""
 
     def __init__(self, server: Server) -> None:
         self.server = server

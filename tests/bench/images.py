@@ -1,11 +1,11 @@
-"""Measures what the most expensive images cost, and what a neighbor notices of eight of them.
+"""Measures the cost of the most expensive images, and their effect on another tenant.
 
     python tests/bench/images.py [--rounds 2] [--seconds 5]
 
-The first part uploads each file in a process of its own, makes its largest thumbnail, and measures
+The first part uploads each file in a separate process, makes its largest thumbnail, and measures
 processor time and memory. The files are the largest allowed images of each format, and files with
-as many parts as the bounds allow, or more. Every file has up to 16 MiB. The processor time is
-compared with Pillow's plain decoding of the largest allowed image that takes the longest.
+at least as many parts as the limits allow. Every file has up to 16 MiB. The processor time is
+compared with the time that Pillow takes to decode the slowest of the largest allowed images.
 
 In the second part, one gunicorn with 2 workers of 8 threads serves two tenants. Without a pause,
 eight clients upload these files to one tenant, and request their thumbnails. Four clients visit the
@@ -76,7 +76,7 @@ print(json.dumps([time.process_time() - started_at, (peak_kib() - before_kib) / 
 
 
 def largest() -> Iterator[tuple[str, bytes]]:
-    """Yield the largest allowed images: name and content."""
+    """Yield the name and content of each of the largest allowed images."""
     color = _noise((SIDE_PX, SIDE_PX))
     yield "JPEG", encoded(color, "JPEG", quality=85, subsampling=0)
     yield "progressive JPEG", encoded(color, "JPEG", quality=80, subsampling=0, progressive=True)
@@ -87,7 +87,7 @@ def largest() -> Iterator[tuple[str, bytes]]:
 
 
 def hostile() -> Iterator[tuple[str, bytes]]:
-    """Yield files that make decoders work: name and content."""
+    """Yield the name and content of files that are expensive to decode."""
     small = encoded(Image.new("RGB", (60, 40)), "JPEG")
     cmyk = Image.merge("CMYK", [Image.effect_noise((SIDE_PX, SIDE_PX), 20)] * 4)
     progressive = encoded(cmyk, "JPEG", quality=20, subsampling=0, progressive=True)

@@ -5,8 +5,9 @@
 PgBouncer has two server processes per database, and changes the server process of a client after
 each transaction. Two gunicorn workers serve the tenants. Each request counts a visit: it reads a
 row, changes it, and commits. Half of the tenants set `DATABASE_OPTIONS = {"prepare_threshold":
-None}`; the others leave it to Tenantry, which notices the pooler. The benchmark counts the failed
-requests and the visits that are missing from the databases. It needs `pgbouncer` from Debian.
+None}`; the other half relies on Tenantry to detect the pooler. The benchmark counts the failed
+requests and the visits that are missing from the databases. The benchmark needs `pgbouncer` from
+Debian.
 """
 
 import argparse
@@ -103,7 +104,7 @@ def send(port: int, names: list[str], request_count: int) -> list[int]:
     """Send requests to all tenants in turn, from several clients. Return the statuses."""
     statuses: list[int] = []
     left = iter(range(request_count))
-    lock = threading.Lock()  # protects `left`, which all clients share
+    lock = threading.Lock()  # this lock protects `left`, which all clients share
 
     def visit(_: threading.Event) -> None:
         connection = Connection(port)

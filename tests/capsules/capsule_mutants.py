@@ -1,4 +1,4 @@
-"""Makes mutated capsules for the fuzzer, most of them with correct hashes."""
+"""Makes mutated capsules for the fuzzer. Most mutants have correct hashes."""
 
 import contextlib
 import json
@@ -212,7 +212,7 @@ def _collect(value: object, places: list[tuple[dict[str, object] | list[object],
 
 
 def change_config(chance: random.Random, members: Members) -> Members:
-    """Add a key of Tenantry, of Flask or of nobody to the configuration."""
+    """Add a key of Tenantry, a key of Flask or an unknown key to the configuration."""
     changed = list(members)
     key = chance.choice(CONFIG_KEYS)
     entries = [["BLUEPRINTS", ["landing"]], [key, chance.choice(VALUES)]]
@@ -259,7 +259,7 @@ def make_mutant(seed: int, number: int) -> bytes:
     chance = random.Random(f"{seed}-{number}")
     members = members_of_a_capsule()
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
-        # An earlier mutation can have left nothing that a later one can change.
+        # After an earlier mutation, a later mutation may find nothing to change.
         with contextlib.suppress(ValueError, IndexError, RecursionError):
             members = chance.choice(MUTATIONS)(chance, members) or members
     content = _archive(members)

@@ -2,15 +2,16 @@
 
     python tests/capsules/fuzz_capsules.py [COUNT] [--seed N] [--first NUMBER]
 
-Most mutants have correct hashes, so that the mutation reaches the code behind the checks. The
-fuzzer fails if one of these happens:
+Most mutants have correct hashes, so that the mutation also reaches the code after the hash checks.
+The fuzzer fails if one of these happens:
 
-- `tenantry restore` raises an exception, or exits with another code than 0 or 1.
-- A file appears or changes outside of the tenant's folder, its secrets and its tenant file.
+- `tenantry restore` raises an exception, or exits with a code other than 0 or 1.
+- A file other than the tenant file, the tenant's secrets and the files in the tenant's folder
+  appears or changes.
 - A restore that fails leaves a file behind.
 - The tenant file of a restore that succeeds is not a valid tenant file.
 
-To repeat one mutant, give its number and the seed: `fuzz_capsules.py 1 --seed 7 --first 1234`.
+To repeat one mutant, pass its number and the seed: `fuzz_capsules.py 1 --seed 7 --first 1234`.
 """
 
 import argparse
@@ -53,7 +54,7 @@ class Report:
 
 
 class Site:
-    """Folders of a host in which one mutant after another is restored."""
+    """The folders of a host that restores one mutant after another."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +69,7 @@ class Site:
         self._loader.close()
 
     def restore(self, capsule: bytes) -> tuple[int, str]:
-        """Restore a mutant, and return the exit code and what is wrong."""
+        """Restore a mutant, and return the exit code and the problem."""
         path = self.folder / "mutant"
         path.write_bytes(capsule)
         is_restored = False
@@ -78,7 +79,7 @@ class Site:
             with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
                 tenantry.main(words, standalone_mode=False)
             code, problem = 70, "the command did not exit"
-        except SystemExit as ended:  # 1 if a table of the capsule is lost
+        except SystemExit as ended:  # the code is 1 if a restore loses a table
             is_restored = True
             code, problem = int(ended.code or 0), self._find_invalid_tenant()
         except (TenantryError, SecretError):
@@ -131,7 +132,7 @@ def fuzz(folder: Path, count: int, seed: int = 1, first: int = 0) -> Report:
 
 
 def main() -> None:
-    """Run the fuzzer, and print what it has seen."""
+    """Run the fuzzer, and print its report."""
     parser = argparse.ArgumentParser(description="Restores mutated capsules.")
     parser.add_argument("count", type=int, nargs="?", default=20_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -67,7 +67,7 @@ def make_tables(url: str) -> None:
 
 
 def description(url: str) -> dict[str, object]:
-    """Return what a database contains, in a form that is the same in every engine."""
+    """Return the content of a database, in a form that is the same in every engine."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     metadata = sa.MetaData()
     with engine.connect() as connection:
@@ -109,7 +109,7 @@ def test_tables_without_migrations_are_restored(  # noqa: PLR0917 - pytest fixtu
     source: str,
     target: str,
 ) -> None:
-    """Tables, keys, indexes, defaults and revisions of another tool come back in each engine."""
+    """A restore brings back tables, keys, indexes, defaults and revisions of another tool."""
     keys = {} if source == "sqlite" else {"DATABASE_URI": postgres_server.new_database()}
     write_tenant("acme", **keys)
     (settings.data_dir / "acme").mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_what_a_capsule_cannot_hold_ends_the_backup(
 def test_a_database_of_the_app_is_copied_with_its_log(
     settings: HostSettings, write_tenant: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """The copy of an app's own SQLite database contains what is only in its write-ahead log."""
+    """The copy of an app's own SQLite database contains the changes in its write-ahead log."""
     write_tenant("acme")
     folder = settings.data_dir / "acme"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Mutated capsules do no harm: one hundredth of the fuzzer's usual run."""
+"""Mutated capsules do no harm. The test runs one hundredth of the fuzzer's usual mutants."""
 
 from pathlib import Path
 

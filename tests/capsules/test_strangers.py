@@ -34,7 +34,7 @@ def write(path: Path, *members: tuple[str, bytes], **keys: object) -> None:
 def test_templates_are_restored_only_on_request(
     settings: HostSettings, tenantry: RunCommand
 ) -> None:
-    """`restore` leaves out templates and static files, and says so, unless `--with-templates`."""
+    """Without `--with-templates`, `restore` leaves out templates and static files, and says so."""
     write(Path("a"), *FILES)
 
     plain = tenantry("restore", "a")
@@ -79,7 +79,7 @@ def test_who_gets_in_is_shown_first(
 def test_a_reserved_table_is_rejected(
     settings: HostSettings, tenantry: RunCommand, name: str
 ) -> None:
-    """A capsule cannot fill the tables that direct migrations, restores or the database engine."""
+    """A capsule cannot fill the tables that control migrations, restores or the database engine."""
     members = headers(tables=[{"name": name, "columns": ["a"]}])
     Path("a").write_bytes(sealed(archive(members)))
 

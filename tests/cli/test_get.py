@@ -89,7 +89,7 @@ def test_data_comes_from_a_file_or_standard_input(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """`--data @FILE` sends the bytes of a file, and `--data -` those of standard input."""
+    """`--data @FILE` sends the bytes of a file, and `--data -` sends standard input."""
     write_tenant("acme", BLUEPRINTS=[write_endpoint("echo", ECHO)])
     file = tmp_path / "body"
     file.write_bytes(b"a\r\nb\xc3\xa4\n")

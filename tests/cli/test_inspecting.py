@@ -1,4 +1,4 @@
-"""Commands that inspect create no folder, secret or database, and change none."""
+"""Commands that inspect neither create nor change folders, secrets or databases."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -103,7 +103,7 @@ def test_new_leaves_no_secret_if_it_cannot_write_the_file(
 def test_new_refuses_the_secret_of_another_tenant(
     tenantry: Tenantry, tenants_dir: Path, data_dir: Path
 ) -> None:
-    """`new a_b` names the tenant a-b, whose secret has the same name; no remedy harms a-b."""
+    """`new a_b` names a-b as the owner of the secret, and suggests no command that harms a-b."""
     tenantry("new", "a-b")
 
     result = tenantry("new", "a_b")
@@ -117,7 +117,7 @@ def test_new_refuses_the_secret_of_another_tenant(
 def test_new_refuses_the_name_of_data_without_a_tenant(
     tenantry: Tenantry, tenants_dir: Path, data_dir: Path
 ) -> None:
-    """`new` does not give a new tenant the data of a former one, and names the way out."""
+    """`new` does not give a new tenant the data of a former tenant, and suggests a command."""
     tenantry("new", "acme")
     (data_dir / "acme").mkdir()
     (data_dir / "acme/old.txt").write_text("old")
@@ -159,7 +159,7 @@ def test_data_without_a_tenant_is_reported(  # noqa: PLR0917 - pytest fixtures a
 
 
 def test_secret_new_never_overwrites(tenantry: Tenantry, data_dir: Path) -> None:
-    """`secret new` writes a fresh secret with mode 0600, once, and does not print it."""
+    """`secret new` writes a new secret with mode 0600 once, and does not print the secret."""
     made = tenantry("secret", "new", "ACME_SECRET_KEY_2")
     path = data_dir / "secrets/ACME_SECRET_KEY_2"
     value = path.read_text()

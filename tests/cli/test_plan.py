@@ -37,7 +37,7 @@ def test_a_snapshot_goes_to_standard_output(tenantry: Tenantry) -> None:
 
 @pytest.mark.usefixtures("acme")
 def test_a_snapshot_replaces_only_regular_files(tenantry: Tenantry, tmp_path: Path) -> None:
-    """`tenantry plan --save` refuses a pipe, a device or a link, which it would replace."""
+    """`tenantry plan --save` refuses to replace a pipe, a device or a link."""
     pipe, link = tmp_path / "pipe", tmp_path / "link"
     os.mkfifo(pipe)
     link.symlink_to("pipe")

@@ -1,4 +1,4 @@
-"""Commands fit any terminal: its width, its encoding, a pipe that closes, and Ctrl-C."""
+"""Commands adapt to the width and the encoding of a terminal, to a closed pipe, and to Ctrl-C."""
 
 import io
 import os
@@ -94,7 +94,7 @@ def test_texts_wrap_and_are_never_cut(width: int) -> None:
 def test_a_pipe_gets_headings_and_whole_values(
     tenantry: Tenantry, write_tenant: Callable[..., Path]
 ) -> None:
-    """In a pipe, a table is tab-separated, has a heading, and cuts nothing."""
+    """In a pipe, a table is tab-separated, has a heading, and contains every value in full."""
     write_tenant(LONG_NAME[:60], URL_PREFIX=f"/{LONG_NAME[:60]}/{LONG_NAME[:60]}")
 
     heading, _, row = tenantry("list").out.splitlines()
@@ -116,7 +116,7 @@ def test_a_pipe_gets_headings_and_whole_values(
     ],
 )
 def test_a_wrong_option_gets_a_hint(tenantry: Tenantry, words: tuple[str, ...], text: str) -> None:
-    """The error for an unknown option or command names the one that the operator may mean."""
+    """The error for an unknown option or command suggests a similar option or command."""
     result = tenantry(*words)
 
     assert (2, "", f"tenantry: {text}\n") == (result.code, result.out, result.err)
@@ -131,7 +131,10 @@ def test_an_unknown_tenant_gets_three_names_and_a_count() -> None:
 
 
 def test_characters_that_the_encoding_lacks_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a Latin-1 terminal, `日本` becomes `??`. On UTF-8, bytes that are not text do."""
+    """On a Latin-1 terminal, `日本` becomes `??`.
+
+    On a UTF-8 terminal, bytes that are not text become `??`.
+    """
     for encoding, text in (("latin-1", "日本"), ("utf-8", "\udcff\udcfe")):
         screen = io.BytesIO()
         with io.TextIOWrapper(screen, encoding=encoding) as stream:
@@ -162,7 +165,7 @@ def test_ctrl_c_is_one_line_and_exits_130(
 @pytest.mark.usefixtures("acme")
 @pytest.mark.parametrize("words", ["list", "list --json", "usage --csv", "show acme", "check"])
 def test_a_closed_pipe_is_no_error(tmp_path: Path, words: str) -> None:
-    """A command whose reader has gone, as in `| head`, ends without a word on stderr."""
+    """If the reading program has ended, as in `| head`, a command ends without output on stderr."""
     read, write = os.pipe()
     os.close(read)
 
@@ -205,7 +208,7 @@ def test_a_shell_completes_tenants(tmp_path: Path, line: str, completed: str) ->
 def test_a_command_prints_in_any_encoding(
     tmp_path: Path, write_tenant: Callable[..., Path], data_dir: Path, variables: dict[str, str]
 ) -> None:
-    """A command prints a name in any encoding, without a traceback."""
+    """In any encoding, a command prints a tenant's name without a traceback."""
     write_tenant("acme", APP_NAME="日本 Ä")
 
     result = subprocess.run(

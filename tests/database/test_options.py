@@ -1,4 +1,4 @@
-"""`DATABASE_OPTIONS`: which options a tenant file may set, and where they arrive."""
+"""`DATABASE_OPTIONS`: which options a tenant file may set, and what receives each option."""
 
 import sqlite3
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SQLITE = "sqlite:////tmp/acme.sqlite3"
 
 
 def problem(url: str, options: object) -> str:
-    """Return the problem of a tenant's options, as the operator sees it."""
+    """Return the problem of a tenant's options, as the operator sees the problem."""
     keys = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"], "DATABASE_URI": url}
     with pytest.raises(TenantFileError) as raised:
         parse_tenant("acme", keys | {"DATABASE_OPTIONS": options}, data_dir=Path("/tmp"))
@@ -80,7 +80,7 @@ def test_an_option_goes_to_whatever_accepts_it() -> None:
 
 
 def test_the_options_of_a_url_are_kept() -> None:
-    """The option `options` is added to the URL's `options`, which may name the schema."""
+    """The option `options` is appended to the `options` of the URL, which may name the schema."""
     url = make_url(f"{POSTGRES}?options=-csearch_path%3Dacme")
     options = parse_options(str(url), {"options": "-c statement_timeout=5000"})
 
@@ -91,13 +91,13 @@ def test_the_options_of_a_url_are_kept() -> None:
 
 @pytest.mark.parametrize("name", ["prepare_threshold", "autocommit", "row_factory"])
 def test_a_url_cannot_express_an_option_of_the_driver(name: str) -> None:
-    """`?prepare_threshold=0` would be text for psycopg, so the URL is rejected with a remedy."""
+    """A URL with `?prepare_threshold=0`, which psycopg reads as text, is rejected with a remedy."""
     with pytest.raises(ValueError, match=f"'{name}'.*write DATABASE_OPTIONS"):
         parse_database_url(f"{POSTGRES}?{name}=0")
 
 
 def test_the_server_gets_the_options(postgres_url: str, budget: ConnectionBudget) -> None:
-    """The app's connections and those of commands use the options of the tenant."""
+    """The connections of the app and of commands use the options of the tenant."""
     options = {
         "prepare_threshold": 2,
         "application_name": "shop",
@@ -136,7 +136,7 @@ def test_sqlite_gets_the_options(
 
 
 def test_most_tenants_have_no_options() -> None:
-    """No options change nothing, and SQLAlchemy is not needed to find out."""
+    """An empty `DATABASE_OPTIONS` changes nothing, and does not import SQLAlchemy."""
     nothing: dict[str, Any] = {}
     url = make_url(SQLITE)
 

@@ -49,7 +49,7 @@ def _budget() -> ConnectionBudget:
 
 @pytest.fixture(name="url")
 def _url(postgres_server: Postgres, postgres_url: str, pooler: int) -> str:
-    """Return the URL of an empty database, through the pooler."""
+    """Return the URL that reaches an empty database through the pooler."""
     return postgres_server.url(make_url(postgres_url).database or "", port=pooler)
 
 
@@ -88,7 +88,7 @@ def test_no_request_fails_behind_a_pooler(
 
 
 def test_a_chosen_threshold_is_kept(url: str, budget: ConnectionBudget) -> None:
-    """A pooler that knows prepared statements can be used with them: the tenant's option wins."""
+    """The tenant's option wins, so prepared statements work with a pooler that supports them."""
     engine = make_engine("acme", url, budget, options={"prepare_threshold": 7})
     with engine.connect() as connection:
         threshold = connection.connection.driver_connection.prepare_threshold  # type: ignore[union-attr]
@@ -98,7 +98,7 @@ def test_a_chosen_threshold_is_kept(url: str, budget: ConnectionBudget) -> None:
 
 
 def test_a_pooler_is_noticed(url: str, postgres_url: str) -> None:
-    """A connection through a pooler is told from a direct one."""
+    """A connection through a pooler is distinguished from a direct connection."""
     found = []
     for each in (url, postgres_url):
         with closing(psycopg.connect(each.replace("+psycopg", ""))) as connection:
@@ -110,7 +110,7 @@ def test_a_pooler_is_noticed(url: str, postgres_url: str) -> None:
 
 
 def test_check_accepts_a_pooled_database(url: str) -> None:
-    """`tenantry check` connects through a pooler; a setting that it refuses is named."""
+    """`tenantry check` connects through a pooler, and names a setting that the pooler refuses."""
     good = probe_database("acme", url)
     refused = probe_database("acme", f"{url}?options=-csearch_path%3Dacme")
 
@@ -150,7 +150,7 @@ def test_migrations_run_once_behind_a_pooler(
 
 
 def test_the_lock_of_a_pooled_database_names_its_holder(url: str, tmp_path: Path) -> None:
-    """While one process migrates a pooled database, another is told which one."""
+    """The error of a second process names the process that migrates a pooled database."""
     engine = create_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None})
     with (
         engine.connect() as one,
@@ -165,7 +165,7 @@ def test_the_lock_of_a_pooled_database_names_its_holder(url: str, tmp_path: Path
 
 
 def test_a_backup_reads_through_a_pooler(url: str) -> None:
-    """The snapshot of a backup lasts one transaction, so that it works through a pooler."""
+    """A backup works through a pooler, because the backup's snapshot lasts one transaction."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE goods AS SELECT generate_series(1, 200) AS id")
@@ -178,7 +178,7 @@ def test_a_backup_reads_through_a_pooler(url: str) -> None:
 
 
 def test_a_restore_asks_for_a_direct_connection(url: str) -> None:
-    """A restore locks a session, so it refuses a pooler, says why, and leaves nothing behind."""
+    """A restore, which locks a session, refuses a pooler, says why, and leaves nothing behind."""
     with (
         pytest.raises(DatabaseError, match=r"leads to a connection pooler.*with --database"),
         NewPostgresDatabase(make_url(url)),

@@ -1,4 +1,4 @@
-"""PostgreSQL as it is out there: encodings, time limits, read-only servers, standbys, restarts."""
+"""PostgreSQL servers with other encodings or time limits, read-only, on standby, or restarting."""
 
 import contextlib
 import shutil
@@ -96,7 +96,7 @@ def execute(server: Postgres, statement: str) -> None:
 def test_text_survives_in_a_database_of_any_encoding(
     postgres_server: Postgres, make_site: Callable[..., Site], encoding: str
 ) -> None:
-    """Text arrives as it was sent; a character that the encoding lacks is 422, not 500."""
+    """A database stores text unchanged, and a character that the encoding lacks gets 422."""
     name = f"test_encoding_{encoding.lower()}"
     execute(postgres_server, f'DROP DATABASE IF EXISTS "{name}"')
     execute(postgres_server, f"CREATE DATABASE \"{name}\" ENCODING '{encoding}' TEMPLATE template0")
@@ -117,7 +117,7 @@ def test_text_survives_in_a_database_of_any_encoding(
 def test_a_time_limit_stops_requests_but_not_migrations(
     postgres_server: Postgres, postgres_url: str, make_site: Callable[..., Site]
 ) -> None:
-    """A `statement_timeout` of the database makes a slow request 503, and spares migrations."""
+    """With `statement_timeout`, a slow request gets 503, but a slow migration succeeds."""
     name = make_url(postgres_url).database
     execute(postgres_server, f'ALTER DATABASE "{name}" SET statement_timeout = 100')
     site = make_site(postgres_url, second('op.execute("SELECT pg_sleep(0.5)")'))
@@ -170,7 +170,7 @@ def standby_of(server: Postgres) -> Iterator[Postgres]:
 def test_a_hot_standby_serves_what_only_reads(
     make_site: Callable[..., Site], write_shop: WriteShop, data_dir: Path
 ) -> None:
-    """On a standby, reads work, writes get 503, and migrations say what they need."""
+    """On a standby, reads work, writes get 503, and migrations fail with a remedy."""
     with postgres.running(wal_level="replica", max_wal_senders="4") as server:
         keys = {"SECRET_KEY": "acme-" * 12, "BLUEPRINTS": [write_shop(FIRST)]}
         keys |= {"DATABASE_URI": server.new_database("acme")}
@@ -193,7 +193,7 @@ def test_a_hot_standby_serves_what_only_reads(
 
 @pytest.mark.live
 def test_a_restart_of_the_server_under_load_is_only_503(make_site: Callable[..., Site]) -> None:
-    """While the server restarts, requests get 200 or 503; afterwards, all of them get 200."""
+    """While the server restarts, requests get 200 or 503; afterwards, all requests get 200."""
     statuses: Counter[int] = Counter()
     with postgres.running() as server:
         site = make_site(server.new_database("acme"))

@@ -25,7 +25,7 @@ FILES = {
     **{f"animated {kind}": animation(kind) for kind in ("PNG", "WEBP", "GIF")},
 }
 END_BYTES = {"PNG": 12, "GIF": 1}
-"""Size of the end of a file, which browsers do not need."""
+"""Size in bytes of the end of a file, which browsers do not need."""
 MEMORY = MemoryBudget(DECODING_BYTES, wait_s=0)
 HUGE = struct.pack("<HH", 60_000, 60_000)
 
@@ -70,7 +70,7 @@ def test_truncated_files_are_rejected(path: Path, kind: str) -> None:
     data = FILES[kind]
     end = len(data) - END_BYTES.get(kind.rsplit(maxsplit=1)[-1], 0)
     if kind == "animated PNG":
-        end = data.index(b"fcTL", data.index(b"IDAT")) - 4  # the end of the first frame
+        end = data.index(b"fcTL", data.index(b"IDAT")) - 4  # this byte ends the first frame
     cuts = {*range(24), *range(24, end, len(data) // 40), *range(end - 12, end)}
 
     rejected = {cut for cut in cuts if isinstance(_error_for(path, data[:cut]), ImageError)}

@@ -1,4 +1,4 @@
-"""What an image file contains is bounded before Pillow opens it, and browsers' leniency is kept."""
+"""The content of an image file is checked against limits before Pillow opens the file."""
 
 import struct
 import time
@@ -59,7 +59,7 @@ TOO_MUCH = {
                   "8,388,608 bytes"),
     "one row": (png(b"", width=25_000_000), "the maximum side is 65,535"),
 }  # fmt: skip
-"""Files with too much of something, and the bound that the error names."""
+"""Files that exceed a limit, and the limit that the error names."""
 
 AS_IN_BROWSERS = {
     "large text": png(b"\1\2", chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 1024 * 1024)))),
@@ -83,7 +83,7 @@ AS_IN_BROWSERS = {
 
 @pytest.mark.parametrize("kind", TOO_MUCH)
 def test_a_file_with_too_much_of_something_is_rejected(tmp_path: Path, kind: str) -> None:
-    """A file that exceeds a bound is rejected with the bound, and takes little processor time."""
+    """A file that exceeds a limit is rejected with the limit, and takes little processor time."""
     data, bound = TOO_MUCH[kind]
     path = tmp_path / "file"
     path.write_bytes(data)
@@ -99,7 +99,7 @@ def test_a_file_with_too_much_of_something_is_rejected(tmp_path: Path, kind: str
 
 @pytest.mark.parametrize("kind", AS_IN_BROWSERS)
 def test_what_browsers_show_is_accepted(tmp_path: Path, kind: str) -> None:
-    """Parts that browsers ignore, and a missing end, do not keep an image from being shown."""
+    """An image is shown despite parts that browsers ignore, and despite a missing end."""
     path = tmp_path / "file"
     path.write_bytes(AS_IN_BROWSERS[kind])
 
@@ -110,7 +110,7 @@ def test_what_browsers_show_is_accepted(tmp_path: Path, kind: str) -> None:
 
 
 def test_pixels_beyond_the_image_are_not_read(tmp_path: Path) -> None:
-    """A PNG whose compressed pixels are 1,000 times as many as the image needs costs nothing."""
+    """A PNG with 1,000 times as many compressed pixels as needed takes little processor time."""
     path = tmp_path / "file"
     pixels = zlib.compress(bytes(2**28), 9)
     path.write_bytes(png(b"\1\2", chunk(b"IDAT", pixels)))

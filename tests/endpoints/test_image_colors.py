@@ -16,7 +16,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 CMYK = SRGB[:16] + b"CMYK" + SRGB[20:]
 PALETTE = chunk(b"PLTE", b"\1\2\3\xf0\xf1\xf2")
 GRAY_ROWS = {1: b"\x80", 2: b"\xc0", 4: b"\xf0", 8: b"\xff\0", 16: b"\xff\xff\0\0"}
-"""A white and a black pixel, for each number of bits per pixel."""
+"""Maps each number of bits per pixel to a white and a black pixel."""
 WHITE, BLACK = (255,) * 4, (0, 0, 0, 255)
 
 
@@ -45,7 +45,7 @@ def test_gray_is_shown_with_any_number_of_bits(path: Path, depth: int) -> None:
 
 
 def test_gray_of_16_bits_keeps_its_middle(path: Path) -> None:
-    """Half bright gray of 16 bits per pixel is half bright gray of 8 bits."""
+    """Half-bright gray with 16 bits per pixel becomes half-bright gray with 8 bits per pixel."""
     image = thumbnail(path, png(b"\x80\0\x40\0", depth=16))
 
     assert [(128, 128, 128, 255), (64, 64, 64, 255)] == ends(image)
@@ -86,7 +86,7 @@ def test_a_palette_keeps_its_colors(path: Path, transparency: bytes, expected: i
 
 
 def test_cmyk_without_a_profile_becomes_rgb(path: Path) -> None:
-    """A red CMYK image without a color profile is shown red."""
+    """The thumbnail of a red CMYK image without a color profile is red."""
     image = thumbnail(path, encoded(Image.new("CMYK", (30, 20), (0, 255, 255, 0)), "JPEG"))
 
     assert ("RGB", True) == (image.mode, image.getpixel((9, 9)) in {(254, 0, 0), (255, 0, 0)})

@@ -104,7 +104,7 @@ def _load() -> Iterator[Load]:
 
 
 def module(modules: PrivateModules, name: str) -> Any:
-    """Return a module of the endpoint `corp.shop`, as loaded for one build."""
+    """Return a module of the endpoint `corp.shop` that is loaded for one build."""
     return modules.modules[f"corp.shop.{name}"]
 
 
@@ -120,7 +120,7 @@ def app_of(name: str, tenant: str, data_dir: Path) -> Flask:
 def test_two_apps_have_their_own_blueprint_and_resources(
     load: Load, write_endpoint: WriteEndpoint
 ) -> None:
-    """Two apps share no module of an endpoint, and so no class or module-level state."""
+    """Two apps share no module of an endpoint, and therefore no class and no module-level state."""
     name = write_endpoint()
 
     acme, globex = load(name, "acme"), load(name, "globex")
@@ -136,7 +136,7 @@ def test_two_apps_have_their_own_blueprint_and_resources(
 def test_two_apps_share_a_module_that_asks_for_it(
     load: Load, write_endpoint: WriteEndpoint
 ) -> None:
-    """All apps share a module that begins with `__shared__ = True`, and what it imports."""
+    """All apps share a module that begins with `__shared__ = True`, and the module's imports."""
     models = '"""Docs."""\n\n__shared__ = True\nfrom .errors import ShopError\n' + SHOP["models.py"]
     name = write_endpoint(
         models=models, errors="__shared__ = True\nclass ShopError(Exception): 0\n"
@@ -153,7 +153,7 @@ def test_two_apps_share_a_module_that_asks_for_it(
 def test_a_shared_module_may_not_import_a_private_one(
     load: Load, write_endpoint: WriteEndpoint
 ) -> None:
-    """The error names the module that would have to be shared, too."""
+    """If a shared module imports a private module, the error names the private module."""
     name = write_endpoint(models="__shared__ = True\nfrom .errors import X\n", errors="X = 1\n")
 
     with pytest.raises(EndpointError, match=r"corp\.shop\.errors is imported by a shared module"):
@@ -163,7 +163,7 @@ def test_a_shared_module_may_not_import_a_private_one(
 def test_the_names_of_private_modules_are_the_same_in_every_build(
     load: Load, write_endpoint: WriteEndpoint
 ) -> None:
-    """A module's name has the tenant after its first part, and no counter."""
+    """The name of a module contains the tenant after the first part, and contains no counter."""
     name = write_endpoint(models="import logging\nNAME = __name__\nclass ShopModel: pass\n")
 
     names = [
@@ -177,7 +177,7 @@ def test_the_names_of_private_modules_are_the_same_in_every_build(
 def test_outside_code_finds_the_modules_of_the_latest_build(
     load: Load, write_endpoint: WriteEndpoint
 ) -> None:
-    """Pickles and `import_module` find a private module by its name, and so does `resources`."""
+    """Pickles, `import_module` and `importlib.resources` find a private module by its name."""
     name = write_endpoint(late="X = 1\n")
     load(name)
     latest = load(name)
@@ -192,7 +192,7 @@ def test_outside_code_finds_the_modules_of_the_latest_build(
 def test_a_build_that_fails_leaves_the_modules_of_the_last_one(
     load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
 ) -> None:
-    """After a failed build, names mean the modules of the build that serves."""
+    """After a failed build, private names mean the modules of the build that serves."""
     serving = load(write_endpoint())
     (tmp_path / "corp/shop/blueprint.py").write_text("raise ValueError('no')\n")
     failing = PrivateModules("acme", Sources())
@@ -290,7 +290,7 @@ class Shop(Resource):
 def test_new_sources_read_changed_files(
     load: Load, write_endpoint: WriteEndpoint, tmp_path: Path
 ) -> None:
-    """All builds of a process use the files as first read; new `Sources` read them again."""
+    """All builds of a process read each file once, and new `Sources` read the files again."""
     load(write_endpoint())
     path = tmp_path / "corp/shop/resources.py"
     path.write_text(path.read_text() + "NEW = 1\n")

@@ -1,4 +1,4 @@
-"""Who else on the machine can read or change a file."""
+"""Which other users of the machine can read or change a file."""
 
 import grp
 import os
@@ -33,7 +33,7 @@ def test_new_files_are_private_under_any_umask(tmp_path: Path, mask: int) -> Non
     ("mode", "is_writable"), [(0o600, False), (0o664, False), (0o666, True), (0o602, True)]
 )
 def test_a_file_is_writable_by_all(tmp_path: Path, mode: int, *, is_writable: bool) -> None:
-    """Only write permission for others counts, not for the owner and the group."""
+    """Write permission for all users counts, but not for the owner and the group."""
     file = tmp_path / "file"
     file.touch()
     file.chmod(mode)
@@ -71,7 +71,7 @@ def test_another_owner_is_a_writer(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_has_no_writers(tmp_path: Path) -> None:
-    """A path that does not exist is neither writable nor open."""
+    """A path that does not exist is neither writable nor readable for other users."""
     assert ("", []) == (describe_writers(tmp_path / "no"), find_open(tmp_path / "no"))
 
 

@@ -38,7 +38,7 @@ RANGES = [
     ("", None),
     ("=0-1", None),
 ]
-"""A `Range` header, and the range of ten bytes, or None for all bytes."""
+"""Each row has a `Range` header, and the resulting range of ten bytes, or None for all bytes."""
 
 UNSATISFIABLE = (
     "bytes=10-", "bytes=10-20", f"bytes={10**50}-", "bytes=-0", "bytes=10-,11-", "bytes=9-3",
@@ -108,13 +108,13 @@ def sent(
 
 @pytest.mark.parametrize(("ranges", "expected"), RANGES)
 def test_a_range_is_found(ranges: str, expected: tuple[int, int] | None) -> None:
-    """One range of bytes is sent; for an unknown unit or several ranges, the whole content is."""
+    """Only a single range in bytes is sent as a part; other ranges get the whole content."""
     assert expected == find_range(ranges, 10)
 
 
 @pytest.mark.parametrize("ranges", UNSATISFIABLE)
 def test_a_range_without_bytes_is_a_416(ranges: str) -> None:
-    """A range that is invalid or outside of the content gets 416 with the size of the content."""
+    """A range that is invalid or outside the content gets 416 with the size of the content."""
     status, headers, _ = sent({"Range": ranges.encode().decode("latin-1")})
 
     assert (416, "bytes */10") == (status, headers["Content-Range"])
@@ -130,7 +130,7 @@ def test_conditions_have_an_order(headers: Headers, status: int, method: str) ->
 
 
 def test_a_part_has_its_place_and_length() -> None:
-    """A response with a part of the content tells which part it is."""
+    """A response with a part of the content tells the position of the part."""
     status, headers, body = sent({"Range": "bytes=2-4"})
 
     assert (206, "bytes 2-4/10", "3", b"234") == (

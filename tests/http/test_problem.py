@@ -104,7 +104,7 @@ def test_a_browser_gets_a_page_with_the_same_content() -> None:
     ],
 )
 def test_the_client_chooses_the_type_of_a_response(accept: str, is_html: bool) -> None:
-    """A response is HTML only if HTML has a higher quality than JSON; caches know that it varies.
+    """A response is HTML only if HTML has a higher quality than JSON, and `Vary` names `Accept`.
 
     An `Accept` header of more than 500 bytes is not parsed, because parsing it could take 26 ms.
     """

@@ -1,8 +1,9 @@
-"""Uploads mutated images to the images endpoint, and reads what was accepted.
+"""Uploads mutated images to the images endpoint, and downloads the accepted images.
 
     python tests/images/fuzz_images.py [COUNT] [--seed N] [--first NUMBER]
 
-The fuzzer sends each image as a form or as a body. It fails if one of these happens:
+The fuzzer sends each image as a form or as a body. The fuzzer fails if one of the following
+happens:
 
 - The process ends.
 - A response has a status of 500 or above, except 503, or an error has no text.
@@ -10,8 +11,8 @@ The fuzzer sends each image as a form or as a body. It fails if one of these hap
 - An upload or a thumbnail takes more than 2 s of processor time.
 - A file is created or changed outside the tenant's folder, or an upload leaves a file behind.
 
-Checksums of a PNG are repaired in half of the mutants, so that they reach the decoder. To repeat
-one mutant, give its number and the seed: `fuzz_images.py 1 --seed 7 --first 1234`.
+In half of the PNG mutants, the checksums are repaired, so that these mutants reach the decoder. To
+repeat one mutant, pass its number and the seed: `fuzz_images.py 1 --seed 7 --first 1234`.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def _snapshot(folder: Path) -> dict[str, int]:
 
 
 def _play(client: Client, mutant: Mutant, report: Report) -> str:
-    """Upload a mutant. Return what is wrong, or an empty text."""
+    """Upload a mutant. Return the problem, or an empty text."""
     data = _with_checksums(mutant.data) if mutant.number % 2 else mutant.data
     if mutant.number % 4 < 2:
         options = {"data": data, "query_string": {"name": mutant.name}}
@@ -143,7 +144,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     arguments = parser.parse_args()
-    memory = Path("/dev/shm")  # avoids waiting for a disk
+    memory = Path("/dev/shm")  # a folder in memory avoids waiting for a disk
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         report = fuzz(Path(folder), arguments.count, seed=arguments.seed, first=arguments.first)
     print(f"{report.mutants:,} mutants in {report.seconds:.0f} s: {dict(report.statuses)}")

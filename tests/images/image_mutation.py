@@ -1,4 +1,7 @@
-"""Mutated images for the fuzzer: each depends only on the seed and on its own number."""
+"""Makes mutated images for the fuzzer.
+
+Each image depends only on the seed and on its own number.
+"""
 
 import random
 import struct
@@ -34,7 +37,7 @@ Mutation = Callable[[bytearray, random.Random], None]
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mutated image file, and the name that it is uploaded with."""
+    """A mutated image file, and the file name of its upload."""
 
     number: int
     kind: str
@@ -55,7 +58,7 @@ def make_mutant(seed: int, number: int) -> Mutant:
 
 @cache
 def whole_files() -> list[tuple[str, bytes]]:
-    """Return valid files of all formats, with metadata: format and content."""
+    """Return the format and content of valid files of all formats, with metadata."""
     exif = Image.Exif()
     exif[0x0112] = 6
     files = []

@@ -1,4 +1,7 @@
-"""Mutated images do not harm a tenant: one hundredth of the fuzzer's usual run."""
+"""Mutated images do not harm a tenant.
+
+The test runs one hundredth of the fuzzer's usual mutants.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ COUNT = 1_000
 
 
 def test_mutated_images_do_no_harm(tmp_path: Path) -> None:
-    """No mutated image ends the process, causes a 500, or reaches a file of somebody else."""
+    """No mutated image ends the process, causes a 500, or reaches another tenant's file."""
     report = fuzz(tmp_path, COUNT)
 
     assert [] == report.failures

@@ -1,4 +1,4 @@
-"""What a host and commands create is accessible to their own user only."""
+"""Only the user of a host and its commands can access the files that they create."""
 
 import socket
 import stat
@@ -68,7 +68,7 @@ def test_everything_is_private_under_any_umask(tmp_path: Path) -> None:
 def test_a_proxy_in_the_group_can_get_access_to_the_socket(
     tmp_path: Path, write_tenant: Callable[..., Path]
 ) -> None:
-    """Gunicorn's option `--umask` opens the Unix socket for a group, and nothing else."""
+    """Gunicorn's option `--umask` opens only the Unix socket for a group."""
     write_tenant("acme")
     serve = ["tenantry", "serve", "--bind", "unix:t.sock", "--workers", "1"]
     with running(

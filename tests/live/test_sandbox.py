@@ -25,7 +25,7 @@ SANDBOX = [
 
 @pytest.fixture(autouse=True)
 def _systemd() -> None:
-    """Need the groups of system calls that systemd knows, and the library that systemd uses."""
+    """Skip the test without systemd's list of system call groups, or without libseccomp."""
     debian_tool("systemd-analyze", "systemd")
 
 
@@ -48,7 +48,7 @@ def _post_image(port: int) -> tuple[int, dict[str, str], str | None]:
 
 
 def test_the_sandbox_refuses_what_the_unit_refuses() -> None:
-    """A forbidden capability, system call or address family is a `PermissionError`."""
+    """Using a forbidden capability, system call or address family raises a `PermissionError`."""
     code = """if True:
         import os, socket
         def is_refused(function, *arguments):

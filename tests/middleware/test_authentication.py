@@ -517,7 +517,7 @@ def test_keys_are_read_correctly_behind_gunicorn(
 def test_a_client_without_a_valid_key_is_slowed_down(
     write_tenant: Callable[..., object], host: Host, client: HttpClient
 ) -> None:
-    """Over the bound, a wrong key gets 429; a valid key from the same address still gets in."""
+    """Above the limit, a wrong key gets 429, but a valid key from the same address is admitted."""
     write_tenant("acme", CLIENTS={"web": FILE["web"]})
     write_tenant("globex", CLIENTS={"web": hash_client_key("tenantry_" + "g" * 30)})
     host.load()

@@ -317,7 +317,7 @@ def test_operators_pages_answer_only_to_known_names(host: str | None, status: in
 
 
 def test_a_forwarded_host_does_not_open_operators_pages() -> None:
-    """A script on a website can send `X-Forwarded-Host`, so operators' pages ignore that header."""
+    """Operators' pages ignore `X-Forwarded-Host`, which a script on a website can send."""
     forwarded = ForwardedHeaders(1, ["for", "proto", "host", "port", "prefix"])
     app = answering(Edge(lambda _: tenants, operators, None, forwarded=forwarded))
     sent = {"HTTP_HOST": "evil.test", "HTTP_X_FORWARDED_HOST": "localhost"}

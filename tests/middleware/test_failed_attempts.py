@@ -1,4 +1,4 @@
-"""The bound on requests without a valid key."""
+"""The limit for requests without a valid key."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tenantry.middleware.failed_attempts import (
 
 
 def test_attempts_are_free_again_after_the_window() -> None:
-    """Over the bound, an address waits until a minute after its first attempt."""
+    """Above the limit, an address waits until one minute after its first attempt."""
     now = [100.0]
     attempts = FailedAttempts(lambda: now[0])
     waits = [attempts.note("acme", "192.0.2.1") for _ in range(MAX_ATTEMPTS)]
@@ -35,7 +35,7 @@ def test_attempts_are_free_again_after_the_window() -> None:
     ],
 )
 def test_each_address_has_a_bound_of_its_own(tenant: str, address: str, *, is_over: bool) -> None:
-    """The bound is per tenant and address; a network of 2^64 IPv6 addresses counts as one."""
+    """The limit is per tenant and address, and a /64 network counts as one address."""
     attempts = FailedAttempts()
     for _ in range(MAX_ATTEMPTS):
         attempts.note("acme", "2001:db8:0:1::1")
@@ -44,7 +44,7 @@ def test_each_address_has_a_bound_of_its_own(tenant: str, address: str, *, is_ov
 
 
 def test_the_number_of_addresses_in_memory_is_bounded() -> None:
-    """The address whose last attempt is the oldest is forgotten."""
+    """In full memory, the address with the oldest last attempt is removed."""
     attempts = FailedAttempts()
     for _ in range(MAX_ATTEMPTS):
         attempts.note("acme", "first")

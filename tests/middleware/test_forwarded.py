@@ -71,7 +71,7 @@ def test_each_header_counts_only_if_it_is_believed(
 def test_the_address_is_the_one_that_the_outermost_trusted_proxy_saw(
     proxies: int, sent: str, address: str
 ) -> None:
-    """The host counts values from the right, whatever a client puts to their left."""
+    """The host counts values from the right, no matter which values a client adds on the left."""
     assert address == _seen(proxies, ("for",), HTTP_X_FORWARDED_FOR=sent)[0]
 
 
@@ -81,7 +81,7 @@ def test_the_address_is_the_one_that_the_outermost_trusted_proxy_saw(
      ("ws", "http"), ("javascript", "javascript"), ("", "http")],
 )  # fmt: skip
 def test_the_scheme_of_a_websocket_is_that_of_http(sent: str, scheme: str) -> None:
-    """`wss` means `https`; the edge refuses an unknown scheme."""
+    """The scheme `wss` means `https`, and the edge refuses an unknown scheme."""
     assert scheme == _seen(1, ("proto",), HTTP_X_FORWARDED_PROTO=sent)[1]
 
 
@@ -101,7 +101,7 @@ def test_the_host_is_counted_from_the_right(proxies: int, sent: str, host: str) 
 
 
 def test_operators_pages_get_only_the_address_and_the_scheme() -> None:
-    """On the operators' listener, the host name and the path are as sent."""
+    """On the operators' listener, forwarded headers change neither the host name nor the path."""
     operators = {IS_FOR_OPERATORS: True}
 
     assert ["203.0.113.7", "https", "proxy.test:80", ""] == _seen(1, ALL, **SENT, **operators)

@@ -198,7 +198,7 @@ def test_required_claims_must_be_there(
 def test_a_required_claim_can_be_words_or_nested(
     issuer: Issuer, name: str, wanted: tuple[Any, ...], found: dict[str, Any], is_good: bool
 ) -> None:
-    """`scope` is a list of words, a dot leads into a claim, and an exact name wins."""
+    """`scope` is a list of words, a dot selects a value inside a claim, and an exact name wins."""
     check = check_of(issuer, claims=((name, wanted),))
     token = issuer.token(**found)
 
@@ -286,7 +286,7 @@ def test_a_token_that_the_issuer_did_not_sign_is_refused(
 
 
 def test_keys_with_the_same_id_are_told_apart() -> None:
-    """Of several keys with one ID, the key that fits and verifies is used (RFC 7517 §4.5)."""
+    """Of several keys with the same ID, the matching key is used (RFC 7517 §4.5)."""
     same = {"kid": "same"}
     rsa = RSAKey.generate_key(2048, same)
     keys: list[tuple[Key, str]] = [
@@ -309,7 +309,7 @@ def test_keys_with_the_same_id_are_told_apart() -> None:
 
 
 def test_a_token_without_kid_is_accepted_if_one_key_fits() -> None:
-    """A token without `kid` is accepted if only one of the issuer's keys fits its algorithm."""
+    """A token without `kid` is accepted if only one of the issuer's keys matches its algorithm."""
     with running_issuer() as issuer:
         issuer.keys = [new_key("one"), RSAKey.generate_key(2048, {"kid": "two"})]
         check = check_of(issuer)

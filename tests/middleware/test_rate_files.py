@@ -62,7 +62,7 @@ def test_threads_admit_exactly_the_rate(tmp_path: Path) -> None:
 
 
 def test_counts_outlive_their_process(tmp_path: Path) -> None:
-    """A process that replaces another one continues its counts; other tenants start at zero."""
+    """A process that replaces another process continues its counts; other tenants start at zero."""
     first = _admitted(HostStorage(tmp_path))
 
     second = HostStorage(tmp_path)
@@ -71,7 +71,7 @@ def test_counts_outlive_their_process(tmp_path: Path) -> None:
 
 
 def test_counts_do_not_outlive_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the system has started again, the clock of the entries starts at zero, too."""
+    """Entries from before a restart of the system do not count."""
     _admitted(HostStorage(tmp_path))
     monkeypatch.setattr(rate_files, "_BOOT", b"another boot    ")
 
@@ -93,7 +93,7 @@ def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
 def test_a_process_that_keeps_the_lock_delays_one_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another process keeps the lock, requests pass uncounted, and only one of them waits."""
+    """While another process keeps the lock, requests pass uncounted, and only one request waits."""
     monkeypatch.setattr(rate_files, "LOCK_WAIT_S", 0.05)
     monkeypatch.setattr(rate_files, "LOCK_PAUSE_S", 60.0)
     storage = HostStorage(tmp_path)
@@ -116,7 +116,7 @@ def _seconds(act: Callable[[], object]) -> float:
 
 
 def test_a_killed_process_frees_its_lock(tmp_path: Path) -> None:
-    """The lock of a process that is killed while it counts does not stay."""
+    """If a process is killed while counting, its lock is released."""
     storage = HostStorage(tmp_path)
     _admitted(storage, requests=1)
     (path,) = tmp_path.iterdir()
@@ -144,7 +144,7 @@ def test_without_room_for_files_each_process_counts_alone(
 
 
 def test_more_tenants_than_open_files_are_counted(tmp_path: Path) -> None:
-    """A file that is closed because too many are open keeps its counts."""
+    """A file that is closed because too many files are open keeps its counts."""
     storage = HostStorage(tmp_path)
     storage._max_files = 2
     names = [f"tenant-{number}" for number in range(5)]
@@ -154,7 +154,7 @@ def test_more_tenants_than_open_files_are_counted(tmp_path: Path) -> None:
 
 
 def test_old_files_are_deleted(tmp_path: Path) -> None:
-    """A new process deletes files without recent requests, unless a rate still counts them."""
+    """A new process deletes files in which no rate counts a request any longer."""
     storage = HostStorage(tmp_path)
     day_long = tuple(parse_many("3/30 days; 3/minute"))
     _admitted(storage)

@@ -111,7 +111,7 @@ def test_the_window_slides() -> None:
 
 
 def test_a_high_rate_is_never_exceeded_in_a_window() -> None:
-    """Above `ENTRIES` requests, no window has more than the rate, and 0.4 % later all fit again."""
+    """For rates above `ENTRIES`, no window exceeds the rate, and 0.4 % later all requests fit."""
     clock = Clock()
     rates = RateLimiter("memory://", clock=clock)
     admitted: list[float] = []

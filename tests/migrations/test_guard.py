@@ -193,7 +193,7 @@ def test_a_database_behind_the_code_is_read_once_a_second(
     engine = database_of(app).engine
     reads: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *args: reads.append(args[2]))
-    engine.connect().close()  # creates the file
+    engine.connect().close()  # connecting creates the file
     counts = []
     for now in (100.0, 100.9, 101.1):
         clock[0] = now
@@ -359,7 +359,7 @@ def test_a_file_that_is_not_a_database_is_down(
 def test_a_build_leaves_a_journal_for_a_downgrade(
     write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings
 ) -> None:
-    """`tenantry db downgrade` undoes the host's own upgrades, of all tenants at once.
+    """`tenantry db downgrade` undoes the host's own upgrades of all tenants at once.
 
     The next build does not upgrade a downgraded database again; `tenantry db upgrade` does.
     """
@@ -423,9 +423,9 @@ def test_a_command_that_inspects_migrates_nothing(
 def test_list_shows_why_the_last_upgrade_failed(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client, postgres_url: str
 ) -> None:
-    """After `tenantry db upgrade` has failed, `tenantry list` gives the reason, until it succeeds.
+    """Until a failed upgrade is repeated with success, `tenantry list` shows why it failed.
 
-    The client is not told that an upgrade is going on.
+    The response to a client does not claim that an upgrade is running.
     """
     write_shop(first(), second("1 / 0"))
     write_tenant("acme", BLUEPRINTS=BOTH, DATABASE_URI=postgres_url)

@@ -71,7 +71,7 @@ def texts(tenants: list[Tenant], data_dir: Path, *, is_foreseeing: bool = True) 
 def test_a_migration_that_fails_on_the_tenants_rows_is_foreseen(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A pending migration runs on a copy of each database; the databases stay as they are."""
+    """A pending migration runs on a copy of each database, and the databases do not change."""
     write_shop(first())
     tenants = [tenant("acme"), tenant("globex"), tenant("initech")]
     upgrade(tenants[:2], data_dir, FleetLimits(jobs=1))
@@ -93,7 +93,7 @@ def test_a_migration_that_fails_on_the_tenants_rows_is_foreseen(
 def test_check_and_restart_report_a_failing_migration(
     write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings, tenantry: Tenantry
 ) -> None:
-    """`tenantry check` exits with 1, and `restart` refuses to stop what serves now."""
+    """If a migration fails, `tenantry check` exits with 1, and `restart` keeps the host running."""
     write_tenant("acme", BLUEPRINTS=["landing", "corp.shop"])
     write_shop(first())
     host = Host(settings)
@@ -114,7 +114,7 @@ def test_check_and_restart_report_a_failing_migration(
 def test_a_failed_upgrade_of_a_server_is_reported(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_server: Postgres
 ) -> None:
-    """The journal tells why the last upgrade of a PostgreSQL database failed, until it succeeds."""
+    """Until a failed upgrade of a PostgreSQL database is repeated, the journal has the reason."""
     write_shop(first(), second("1 / 0"))
     acme = tenant("acme", postgres_server.new_database())
     before = texts([acme], data_dir)
@@ -170,7 +170,7 @@ def test_what_postgresql_refuses_is_foreseen_on_sqlite(
 def test_what_postgresql_accepts_is_no_problem(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, body: str
 ) -> None:
-    """Comments, text, dropped names and Alembic's own tables are no reason for a problem."""
+    """Comments, text, dropped names and Alembic's own tables cause no problem."""
     write_shop(first(), second(body))
 
     assert [] == texts([tenant()], data_dir)

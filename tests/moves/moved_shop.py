@@ -1,4 +1,4 @@
-"""Helps tests of moves create the tenant shop, and tell whether a tenant is whole."""
+"""Creates the tenant shop for tests of moves, and checks that a tenant is complete."""
 
 import signal
 import sqlite3
@@ -53,7 +53,7 @@ def write_database(path: Path, value: int = 7) -> None:
 
 
 def rows_of(path: Path) -> list[tuple[object, ...]]:
-    """Return the rows of a database of `write_database`, without creating a missing file."""
+    """Return the rows of a database from `write_database`, without creating a missing file."""
     uri = f"file:{path}?mode=rw"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         return connection.execute("SELECT value FROM kept").fetchall()
@@ -93,7 +93,7 @@ def run_command(settings: HostSettings, *words: str, kill_at: int | None = None)
 
 
 def was_killed(code: int) -> bool:
-    """Whether a command ended by SIGKILL."""
+    """Whether SIGKILL ended a command."""
     return code == -signal.SIGKILL
 
 

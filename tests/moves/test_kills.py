@@ -1,4 +1,4 @@
-"""A move that is killed at any step leaves a whole tenant, and a second run completes the move."""
+"""A move that is killed at any step leaves a complete tenant, and a second run finishes."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def _shop(settings: HostSettings) -> str:
 
 @pytest.mark.parametrize("step", range(11))
 def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
-    """At each step of `rename`, the tenant is whole under one name, and a second run completes."""
+    """At each step of `rename`, the tenant is complete under one name; a second run finishes."""
     code, out = run_command(settings, "rename", "shop", "store", kill_at=step)
     whole = [name for name in ("shop", "store") if is_whole(settings, name)]
     held = [name for name in ("shop", "store") if is_moving(settings.data_dir, name)]
@@ -46,7 +46,7 @@ def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
 
     assert was_killed(code) == (step < 11), out
     assert ([], 1) == (held, len(whole))
-    if step == 10:  # the killed run had finished except for its journal
+    if step == 10:  # the killed run had finished, except for its journal
         assert is_whole(settings, "store")
     assert (0, True) == (again, is_whole(settings, "store")), text
     tenant, _ = load_tenant(settings, "store")
@@ -60,7 +60,7 @@ def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
 
 @pytest.mark.parametrize("step", range(7))
 def test_a_killed_remove(settings: HostSettings, shop: str, tmp_path: Path, step: int) -> None:
-    """At each step of `remove`, the tenant or its capsule is whole, and a second run completes."""
+    """At each step of `remove`, the tenant or its capsule is complete; a second run finishes."""
     assert shop
     code, out = run_command(settings, "remove", "shop", "--archive", "a", kill_at=step)
     is_kept = is_whole(settings, "shop") or is_capsule_whole(tmp_path / "a")
@@ -78,7 +78,7 @@ def test_a_killed_remove(settings: HostSettings, shop: str, tmp_path: Path, step
 
 @pytest.mark.parametrize("step", range(6))
 def test_a_killed_replacement(settings: HostSettings, shop: str, step: int) -> None:
-    """At each step of `restore --replace`, the former tenant is whole; a second run completes."""
+    """At each step of `restore --replace`, the former tenant is complete; a second run finishes."""
     assert 0 == run_command(settings, "backup", "shop", "a")[0]
     (settings.data_dir / "shop/cache.db").unlink()
     write_database(settings.data_dir / "shop/cache.db", 8)

@@ -1,4 +1,4 @@
-"""A running host answers 503 for a tenant while it moves, and then serves it as before."""
+"""A running host answers 503 while a tenant moves, and then serves the tenant as before."""
 
 import json
 import threading
@@ -24,7 +24,7 @@ GUNICORN = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "2",
 
 @pytest.fixture(name="server")
 def _server(settings: HostSettings, tmp_path: Path) -> Iterator[Server]:
-    """Run a server with the tenants shop, which has one image, and neighbour."""
+    """Run a server with the tenant shop, which has one image, and the tenant neighbour."""
     for words in (("shop", "--endpoint", "landing", "--endpoint", "images"), ("neighbour",)):
         assert 0 == run_command(settings, "new", *words)[0]
     folders = {
@@ -45,7 +45,7 @@ def upload(server: Server, width: int) -> None:
 
 
 def is_served(settings: HostSettings) -> bool:
-    """Whether no worker holds a tenant any longer."""
+    """Whether every worker serves a tenant again."""
     mounts = [mount for worker in read_workers(settings.data_dir) for mount in worker.mounts]
     return len(mounts) == 4 and all(mount["state"] != "maintenance" for mount in mounts)
 
@@ -60,7 +60,7 @@ def images(server: Server) -> list[int]:
 def test_a_tenant_answers_503_while_it_moves(server: Server, settings: HostSettings) -> None:
     """Requests during `rename`, `restore --replace` and `remove` get 503, and never another error.
 
-    A neighbour notices nothing.
+    The move does not affect another tenant.
     """
     seen: Counter[tuple[str, int]] = Counter()
 

@@ -74,7 +74,7 @@ def test_without_a_thread_the_caller_writes_the_line(pipe: Pipe) -> None:
 def test_without_a_thread_the_caller_does_not_wait_for_a_stalled_reader(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gunicorn's master writes its own lines, and must go on; lost lines are counted."""
+    """Gunicorn's master, which writes its own lines, never blocks, and counts lost lines."""
     monkeypatch.setattr(log_writer, "FLUSH_S", 0.01)
     writer = LogWriter(pipe.writer)
     for _ in range(5):

@@ -38,10 +38,10 @@ def _ask(host: Host, path: str) -> tuple[int, str]:
 
 
 def test_a_tenant_keeps_its_address(settings: HostSettings, write_tenant: WriteTenant) -> None:
-    """A tenant that comes first by name does not take the address of one that served before."""
+    """A tenant whose name comes first does not take the address of a tenant that served before."""
     write_tenant("zoo", URL_PREFIX="/shop")
     with _serving(settings):
-        pass  # the tenant is known, even if no request has built it
+        pass  # the record contains the tenant, even if no request has built its app
     write_tenant("aaa", URL_PREFIX="/shop")
     with _serving(settings) as host:
         answer = _ask(host, "/shop/")
@@ -51,7 +51,7 @@ def test_a_tenant_keeps_its_address(settings: HostSettings, write_tenant: WriteT
 
 
 def test_a_removed_tenant_keeps_nothing(settings: HostSettings, write_tenant: WriteTenant) -> None:
-    """If a tenant file was removed while no host ran, its address is free and its text is gone."""
+    """If a tenant file is removed while no host runs, its address is free and its copy deleted."""
     zoo = write_tenant("zoo", URL_PREFIX="/shop")
     with _serving(settings):
         pass
@@ -87,7 +87,7 @@ def test_a_broken_file_leaves_the_last_good_version(
 def test_a_file_in_conflict_leaves_the_last_good_version(
     settings: HostSettings, write_tenant: WriteTenant
 ) -> None:
-    """A tenant that has moved to another tenant's address stays at its own address."""
+    """A tenant whose new file claims another tenant's address stays at its former address."""
     write_tenant("acme")
     write_tenant("zoo", URL_PREFIX="/shop")
     with _serving(settings):
@@ -157,7 +157,7 @@ def test_a_damaged_record_is_ignored(
 def test_a_record_that_cannot_be_written_is_logged_once(
     settings: HostSettings, write_tenant: WriteTenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The host serves if the record cannot be written, and logs the first of all errors."""
+    """If the record cannot be written, the host serves, and logs only the first error."""
     settings.data_dir.mkdir()
     (settings.data_dir / ".last_good").touch()
     write_tenant("zoo")

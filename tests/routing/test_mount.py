@@ -136,7 +136,7 @@ def test_concurrent_first_requests_share_one_build(
 
 
 def test_a_request_can_wait_for_a_build_without_a_thread() -> None:
-    """`wait_s` starts the build, says how long a request may wait, and is 0 after the build."""
+    """`wait_s` starts the build, returns the maximum wait, and returns 0 after the build."""
     clock, slow = Clock(), SlowBuild()
     ended = threading.Event()
     mount = make_mount(make_tenant(), slow, clock=clock, note_build_end=ended.set)

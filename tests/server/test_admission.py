@@ -189,9 +189,9 @@ def test_a_request_waits_for_its_build_without_a_thread(admission: Any, host: Ho
 
 
 def test_a_request_that_waits_too_long_for_its_build_gets_503(admission: Any, host: Host) -> None:
-    """The 503 says that the application is starting, and not that it is busy."""
+    """The 503 says that the application is starting, and not that the application is busy."""
     host.let_requests_wait(lambda: None)
-    host.follower._build_pool.close()  # no build ends
+    host.follower._build_pool.close()  # no build ends during the test
     record = admission.enter(routed(admission, "/acme/x")[1])
 
     assert (None, STARTING, BUSY) == (

@@ -249,7 +249,7 @@ def test_each_byte_gives_its_client_more_time(connection: Connection) -> None:
 def test_the_leader_does_not_wait_for_a_client(
     connection: Connection,
 ) -> None:
-    """A response that may not wait is given up as soon as there is no room for it."""
+    """A response that may not wait is dropped as soon as the socket accepts no more bytes."""
     serving = Serving(SpoolBudget(memory_bytes=0, disk_bytes=0), keeps_alive=True)
     exchange = Exchange(connection, {"REQUEST_METHOD": "GET"}, FRAMING, serving)
     exchange.may_wait = False

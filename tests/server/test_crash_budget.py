@@ -316,7 +316,7 @@ def test_presence_is_not_guilt(
     *,
     has_run_out_of_memory: bool,
 ) -> None:
-    """Workers killed from outside park no tenant; workers killed for their memory do."""
+    """Workers killed for lack of memory park a tenant, but workers killed from outside do not."""
     app = SimpleNamespace()
     for _ in range(4):
         worker: TenantWorker = object.__new__(TenantWorker)

@@ -97,7 +97,7 @@ def test_a_long_request_does_not_keep_others_waiting() -> None:
 
 
 def test_a_response_is_sent_while_its_request_runs() -> None:
-    """What a slow client does not accept at once is sent before the app yields the next bytes."""
+    """Bytes that a slow client does not accept are sent before the app yields the next bytes."""
     go_on = threading.Event()
 
     def streaming(_: object, start_response: Callable[..., object]) -> Iterator[bytes]:
@@ -109,7 +109,7 @@ def test_a_response_is_sent_while_its_request_runs() -> None:
     with looping(streaming) as (_, connect):
         client = connect(GET)
         received = 0
-        while received <= 8 << 20:  # the head, and all of the first chunk
+        while received <= 8 << 20:  # the bytes are the head, and all of the first chunk
             received += len(client.recv(1 << 20))
         go_on.set()
 

@@ -353,7 +353,7 @@ def test_a_full_worker_closes_its_idlest_connections() -> None:
 
 
 def test_a_full_worker_closes_slow_bodies_of_the_greatest_tenant() -> None:
-    """Without idle connections, the tenant with the most slow clients makes room."""
+    """Without idle connections, a connection of the tenant with the most slow clients is closed."""
     with stepping(echo, SmallAdmission(), worker_connections=3) as server:
         slow = [server.connect(post(b"x", size=9)) for _ in range(2)]
         other = server.connect(post(b"x", path=b"/globex/x", size=2))
@@ -637,7 +637,7 @@ def test_a_request_that_waits_too_long_gets_503(
 def test_a_tenant_at_its_maximum_gets_503_at_once(
     server: SteppedServer, admission: SmallAdmission
 ) -> None:
-    """A request over `MAX_CONCURRENT_REQUESTS` does not wait, and does not run."""
+    """A request above `MAX_CONCURRENT_REQUESTS` neither waits nor runs."""
     enter = admission.enter
 
     def enter_over(environ: Any) -> Any:

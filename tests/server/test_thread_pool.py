@@ -1,4 +1,4 @@
-"""The pool of threads that serve requests: order of items, number of threads, and the end."""
+"""The pool of threads that serve requests: order of items, number of threads, and shutdown."""
 
 import threading
 from collections.abc import Iterator

@@ -135,7 +135,7 @@ def test_a_secret_is_created_in_the_hosts_data_folder(
 def test_a_command_that_inspects_gets_a_secret_to_throw_away(
     loader: Loader, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """A missing secret is the same for all files of a command, and is not written."""
+    """A missing secret has the same value in all files of a command, and is not written."""
     text = "from tenantry import secret\nA = secret('{}', create=True)\n"
     values = [
         loader.load(write_tenant(name, text.format(key))).values["A"]
@@ -342,7 +342,7 @@ def test_a_world_writable_folder_is_rejected(loader: Loader, write_tenant: Write
 def test_a_link_into_a_world_writable_folder_is_rejected(
     loader: Loader, write_tenant: WriteTenant
 ) -> None:
-    """A link is rejected if any user can replace the file to which it leads."""
+    """A link is rejected if every user can replace its target."""
     path = write_tenant("acme")
     folder = path.parent / "v2"
     folder.mkdir()

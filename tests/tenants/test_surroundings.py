@@ -1,4 +1,4 @@
-"""What other users of the machine and environment variables can do to tenants."""
+"""Risks for tenants from other users of the machine and from environment variables."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_debugging_for_all_is_a_problem(value: str) -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"FLASK_DEBUG": "0"}, {"FLASK_DEBUG": "False"}])
 def test_debugging_that_is_off_is_no_problem(environ: dict[str, str]) -> None:
-    """The values that Flask takes for off are not reported."""
+    """Values of `FLASK_DEBUG` that mean off are not reported."""
     assert [] == list(find_debug_switch(environ))
 
 
@@ -100,7 +100,7 @@ def test_an_endpoint_that_every_user_can_change_is_rejected(
     tmp_path: Path,
     path: str,
 ) -> None:
-    """World-writable code of an endpoint, its folders and their folder reject the tenant file."""
+    """A tenant file is rejected if an endpoint's code or one of its folders is world-writable."""
     endpoint = write_endpoint("shop", "")
     write_tenant("acme", BLUEPRINTS=[endpoint])
     (tmp_path / path).chmod(0o777)
@@ -117,7 +117,7 @@ def test_an_endpoint_that_every_user_can_change_is_rejected(
 
 
 def test_tenantrys_own_endpoints_have_no_code_of_others() -> None:
-    """Whoever can change the code of Tenantry can change the check, too."""
+    """The code of Tenantry, which contains the check, is not checked."""
     assert [] == code_paths("landing")
 
 
@@ -159,7 +159,7 @@ def test_data_that_others_can_access_is_noted(
 
 
 def test_private_data_is_not_noted(settings: HostSettings, write_tenant: WriteTenant) -> None:
-    """What a host creates is not open, so that there is no note about it."""
+    """A host creates only private files, so `tenantry check` prints no note about them."""
     write_tenant("acme")
     _mode(settings.data_dir / "acme/acme.sqlite3", 0o600)
     _mode(settings.data_dir / "secrets/A", 0o600)

@@ -137,7 +137,7 @@ def test_requests_wait_for_their_instance_together() -> None:
 
 
 def test_a_tenant_whose_build_hangs_leaves_room() -> None:
-    """Requests that wait for builds of two tenants take at most two thirds of their room."""
+    """Requests that wait for builds of two tenants use at most two thirds of `MAX_LONG_WAITING`."""
     queue = WaitQueue[SimpleNamespace]()
 
     added = {name: sum(queue.add(name, LONG, NOW) for _ in range(1000)) for name in "agh"}
