@@ -10,7 +10,7 @@ TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": 
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (60, 40), **options: object) -> bytes:
-    """Return an image file that differs from all others."""
+    """Return an image file that differs from all other files."""
     return encoded(Image.effect_noise(size, 80).convert("RGB"), kind, **options)
 
 

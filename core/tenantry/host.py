@@ -297,7 +297,7 @@ class Host:
     def _freeze(self) -> None:
         """Exclude long-lived objects from garbage collection (1.1 s with 10,000 apps)."""
         self._has_frozen = True
-        gc.collect()  # collects only objects created since the last freeze
+        gc.collect()  # the call collects only objects created since the last freeze
         gc.freeze()
 
     def _check_deadline_action(self) -> None:

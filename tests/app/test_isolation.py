@@ -283,7 +283,7 @@ def _status_of(
 def test_a_context_left_pushed_ends_with_its_request(
     status_of: Callable[[str], Any], client: Client
 ) -> None:
-    """An app context that a view pushes but never pops is gone before the thread's next request."""
+    """An app context that a view pushes but never pops ends before the thread's next request."""
     status_of("/acme/push")
 
     assert "None" == client.get("/acme/left").text

@@ -1,4 +1,4 @@
-"""If an endpoint changes the process's logging during set-up, the host undoes the change."""
+"""If an endpoint changes the process's logging during setup, the host undoes the change."""
 
 import gc
 import logging

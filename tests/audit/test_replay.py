@@ -48,7 +48,7 @@ def test_no_tenant_accepts_what_another_signed_with_the_same_key(
 
 
 def test_sessions_of_all_other_tenants_are_replayed(host: Host) -> None:
-    """If three apps share one session interface, the audit finds that each accepts the others."""
+    """If three apps share one session interface, the audit finds each pair of apps."""
     names = ("acme", "globex", "initech")
     tenants = build(host, *[(make_tenant(host, name, SECRET_KEY=KEY), "") for name in names])
     for audited in tenants[1:]:

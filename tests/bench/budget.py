@@ -5,8 +5,9 @@
 The benchmark compares two sides. On one side, 200 tenants with a database each share the connection
 budget. On the other side, 200 tenants each have an unbounded connection pool. One worker with 8
 threads serves both sides, because two processes that run the same code differ by up to 7 %, which
-is more than the data layer costs. The sides take turns, and the benchmark compares adjacent turns,
-so that noise of the machine affects both sides equally. Eight clients send each load:
+is more than the data layer costs. The sides run alternately in short windows, and the benchmark
+compares adjacent windows, so that noise of the machine affects both sides equally. Eight clients
+send each load:
 
 - `visits`: A client sends 10 requests to one tenant, and then visits the next tenant. Each client
   visits the tenants in an order of its own. A visit imitates a person who opens a page with assets
@@ -16,8 +17,9 @@ so that noise of the machine affects both sides equally. Eight clients send each
   visits as the first, which is typical of websites (Zipf; Breslau et al. 1999). The first 20 of 200
   tenants get 61 % of the visits.
 - `hot`: Once all tenants have had traffic, clients send single requests to 20 random tenants. The
-  order of these requests does not matter, so each turn is split into forty short parts. Short turns
-  are easier to compare, because the speed of the machine changes from one second to the next.
+  order of these requests does not matter, so each window is split into forty short parts. Short
+  windows are easier to compare, because the speed of the machine changes from one second to the
+  next.
 
 For these loads, the throughput must reach the share in `BOUNDS` of the unbounded throughput, no
 request may fail, and the database server may never count more than 20 connections.
@@ -61,7 +63,7 @@ SIDES = ("ours", "free")
 """Name prefixes of the tenants and databases on each side."""
 
 PARTS = {"hot": 40}
-"""Number of parts into which each turn of a load is split."""
+"""Number of parts into which each window of a load is split."""
 
 BOUNDS = {"visits": 0.6, "popular": 0.6, "hot": 0.95, "single": None, "worst": None}
 """Share of the unbounded throughput that each load must reach.
@@ -96,7 +98,7 @@ def compare(  # noqa: PLR0917
     load: str, running: Server, server: rows.Postgres,
     watcher: psycopg.Connection[tuple[object, ...]], bounds: Bounds, arguments: argparse.Namespace,
 ) -> None:  # fmt: skip
-    """Run one load on both sides in turn. Print throughput, cost and the ratios."""
+    """Run one load on both sides alternately. Print throughput, cost and the ratios."""
     per_second: tuple[list[float], list[float]] = ([], [])
     used_s, answered = [0.0, 0.0], [0, 0]
     most = [0, 0]
@@ -110,7 +112,8 @@ def compare(  # noqa: PLR0917
             done, failed = drive(running.port, load, names, seconds, turn)
         failures += failed
         most[side] = max(most[side], *seen)
-        if turn >= 0:  # The first turns build the tenants, so they are not measured.
+        # The first windows are not measured, because these windows build the tenants.
+        if turn >= 0:
             per_second[side].append(done / seconds)
             used_s[side] += cpu_s(running, server) - before_s
             answered[side] += done

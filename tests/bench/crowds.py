@@ -5,7 +5,7 @@
 One gunicorn serves all tenants with 2 workers of 8 threads. Four or seven tenants have 16 clients
 each, and each of their requests takes 5 s. The clients honor `Retry-After`. The quiet tenant has
 4 clients that send requests without a pause. Seven slow tenants leave one of the eight threads that
-fair share counts, so the quiet tenant has to find room at once.
+fair share counts, so the quiet tenant has to get a thread at once.
 
 The benchmark measures calm windows before and after each window with slow tenants. No request of
 the quiet tenant may fail, and its p99 may at most double.

@@ -9,7 +9,7 @@ PostgreSQL server; the tenants `calm0` to `calm3` use another server. Each round
 - In the silent run, the benchmark closes the connections to the server of `down` and then lets that
   server accept connections without ever replying, like an unreachable machine.
 - In the frozen run, SIGSTOP stops all processes of the server of `down`, as `docker pause` does.
-  Queries in progress hang, and so do new queries on idle connections.
+  Queries in progress and new queries on idle connections hang.
 
 The benchmark also measures how soon `down` serves again after its database is back. If the slowest
 503 takes 0.1 s even in calm runs, the machine is too busy for this benchmark.
@@ -79,8 +79,8 @@ def measure(
         print(f"{name}  {describe(times)}")
         ratio = percentile(times, 99) / percentile(calm, 99)
         bounds.check(f"others' p99, {name} ÷ calm", ratio, 1.25)
-    print(f"503     {describe(refusals)}, after the first time-out")
-    bounds.check("slowest 503 after the first time-out", max(refusals), 0.1, " s")
+    print(f"503     {describe(refusals)}, after the first timeout")
+    bounds.check("slowest 503 after the first timeout", max(refusals), 0.1, " s")
     bounds.check("back after", max(backs), 5, " s")
 
 
@@ -116,7 +116,7 @@ def stopped(pids: list[int]) -> Iterator[None]:
 
 
 def after_first_time_out(visitors: list[Visitor]) -> list[float]:
-    """Return the duration of each 503 to a request that began after the first 2 s time-out."""
+    """Return the duration of each 503 to a request that began after the first timeout of 2 s."""
     refused = [one for visitor in visitors for one in visitor.replies if one.status == 503]
     known_at = min(one.at for one in refused if one.seconds > 1)
     return [one.seconds for one in refused if one.at - one.seconds > known_at]

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]  # makes the modules of `tests/` importable
+sys.path[:0] = [str(Path(__file__).parents[1])]  # make the modules of `tests/` importable
 
 import psycopg  # noqa: E402
 from alembic import command  # noqa: E402

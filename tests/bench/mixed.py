@@ -10,7 +10,7 @@ full speed. Three of ten connections end at a random byte of what is sent or rec
 with a close, or with a half-close.
 
 No response may belong to another request, and no whole request may get no response. When all
-clients are gone, no worker may have more file descriptors than after a warm-up, more threads than
+clients have ended, no worker may have more file descriptors than after a warm-up, more threads than
 its pool has, or a request in flight; and no worker may have ended or logged a failure.
 """
 
@@ -37,8 +37,8 @@ CLIENTS = 12
 
 WARM_UP_S = 5.0
 SETTLE_S = 40.0
-"""Time in which a worker must give up what clients have left: longer than a slow client has for a
-request body."""
+"""Seconds within which a worker must close the connections of ended clients. The time is longer
+than the time that a slow client has for a request body."""
 
 QUIET_S = 4.0
 """Time without a change after which a worker is at rest: twice as long as the server keeps a
@@ -93,7 +93,7 @@ def measure(server: Server, folder: Path, seconds: float, bounds: Bounds) -> Non
     bounds.check("whole requests without a response", len(report.lost), 0)
     bounds.check("workers that ended", len(before.keys() - after.keys()), 0)
     bounds.check("file descriptors left", growth(before, after, "fds"), 0)
-    extra = growth(idle, after, "threads") - (POOL_THREADS - 1)  # an idle worker has one
+    extra = growth(idle, after, "threads") - (POOL_THREADS - 1)  # an idle worker has one thread
     bounds.check("threads beyond those of the pool", max(extra, 0), 0)
     bounds.check("requests in flight that no client has", in_flight(folder), 0)
     bounds.check(

@@ -109,7 +109,7 @@ class Report:
     mixed: list[str] = field(default_factory=list)
     """Responses that belong to another request, or that have a wrong body."""
     lost: list[str] = field(default_factory=list)
-    """Whole requests that got no whole response, although the client did not abort."""
+    """Complete requests that got no complete response, although the client did not abort."""
 
     def add(self, other: "Report") -> None:
         """Add what other sessions saw."""
@@ -154,7 +154,7 @@ class Session:
         self._abort = rng.choice(("reset", "close", "half-close"))
         is_aborting = rng.random() < ABORTING
         is_sending = rng.random() < 0.5
-        far = int(10 ** rng.uniform(0, 6))  # as often within a head as within a large body
+        far = int(10 ** rng.uniform(0, 6))  # equally often in a head and in a large body
         self._send_left = far if is_aborting and is_sending else None
         self._receive_left = far if is_aborting and not is_sending else None
         self._sock = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
@@ -267,7 +267,8 @@ class Session:
 
     def _take(self, size: int) -> bytes:
         parts, missing = [], size
-        while len(self._buffer) < missing:  # without joining a large response again and again
+        # The bytes stay in a list, so that a large response is joined only once.
+        while len(self._buffer) < missing:
             parts.append(self._buffer)
             missing -= len(self._buffer)
             self._buffer = b""

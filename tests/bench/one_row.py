@@ -3,8 +3,8 @@
     python tests/bench/one_row.py [--rounds 40]
 
 Two gunicorns with the same settings and one worker each write an access log to a file. One client
-sends 50 requests to each server in turn. The first server runs a tenant with all layers of the
-host. The second server runs a bare Flask app with the same view, a secret key, one SQLAlchemy
+sends 50 requests to the two servers alternately. The first server runs a tenant with all layers of
+the host. The second server runs a bare Flask app with the same view, a secret key, one SQLAlchemy
 engine with SQLAlchemy's own pool, and gunicorn's threaded worker. Both servers read SQLite (with
 the same pragmas), and then PostgreSQL. The tenant's worker may take at most 1.10 times the
 processor time of the bare app's worker.
@@ -13,9 +13,9 @@ Two more comparisons have no bound, and show where the cost arises. The first co
 bare app in Tenantry's worker. The second comparison gives the tenant an engine of its own instead
 of `db`, which shows the cost of the connection budget.
 
-Each figure is the mean of the cheapest quarter of the turns, because other work on the machine
-disturbs those turns least. The benchmark also prints the waiting times of the client, which depend
-on the load.
+Each figure is the mean of the cheapest quarter of the windows, because other work on the machine
+disturbs those windows least. The benchmark also prints the waiting times of the client, which
+depend on the load.
 """
 
 import argparse
@@ -112,7 +112,10 @@ Side = tuple[Server, str]
 
 
 def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
-    """Send requests to two servers in turn. Return each server's seconds and processor seconds."""
+    """Send requests to two servers alternately.
+
+    Return each server's seconds and processor seconds.
+    """
     taken: tuple[list[float], list[float]] = ([], [])
     cpu: tuple[list[float], list[float]] = ([], [])
     with (
@@ -124,7 +127,7 @@ def measure(ours: Side, theirs: Side, rounds: int) -> list[tuple[float, float]]:
                 (worker,) = server.workers()
                 before = cpu_s(worker)
                 took = [_request(connection, path) for _ in range(TURN)]
-                # The figures exclude the first turns, which warm up caches.
+                # The figures exclude the first windows, which warm up caches.
                 if turn >= 2:
                     taken[side].append(statistics.median(took))
                     cpu[side].append((cpu_s(worker) - before) / TURN)

@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from hanging import make_hanging_site
 
 PATIENCE_S = 30.0
-"""Time-out of a client. It is longer than a worker may hang."""
+"""Time-out of a client. The time is longer than a worker may hang."""
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
     python tests/bench/usage_counters.py [--rounds 4] [--windows 30] [--requests 200]
 
-Four gunicorns take turns in short windows. Each gunicorn has the shipped configuration, one worker,
-and one tenant or app:
+Four gunicorns run alternately in short windows. Each gunicorn has the shipped configuration, one
+worker, and one tenant or app:
 
 - The first gunicorn runs a host with everything on, and writes a JSON log to a file.
 - The second gunicorn runs a host that decides by the query string whether to count a request. Both

@@ -243,7 +243,7 @@ def test_a_folder_snapshot_notices_new_folders(tmp_path: Path) -> None:
             # The first attempt of the backup finds a change, and the second attempt succeeds.
             if not (folder / "2").exists():
                 (folder / "2").touch()
-                (folder.parent / "cd").mkdir()  # a folder that the backup has not locked
+                (folder.parent / "cd").mkdir()  # the backup has not locked this folder
                 (folder / "1").unlink()
 
         copy.freeze(begin)

@@ -1,6 +1,6 @@
 """`tenantry restart` refuses to start, or gives up.
 
-In these tests, the test process takes the place of a gunicorn worker.
+In these tests, the test process acts as a gunicorn worker.
 """
 
 import shutil
@@ -27,7 +27,7 @@ MASTER = 1 << 22
 def _signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
     """Return the signals that `tenantry restart` sends to gunicorn's master.
 
-    The time-out of each step is zero, so the tests do not wait.
+    The timeout of each step is 0 s, so the tests do not wait.
     """
     sent: list[signal.Signals] = []
     monkeypatch.setattr(

@@ -123,7 +123,7 @@ def test_a_wrong_option_gets_a_hint(tenantry: Tenantry, words: tuple[str, ...], 
 
 
 def test_an_unknown_tenant_gets_three_names_and_a_count() -> None:
-    """The error for an unknown tenant names the three nearest tenants, and counts the others."""
+    """The error for an unknown tenant names three similar tenants, and counts all tenants."""
     error = UnknownTenantError("shp", ["acme", *(f"shop{number}" for number in range(60))])
 
     text = str(error)

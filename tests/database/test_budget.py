@@ -74,7 +74,7 @@ def test_the_oldest_idle_connection_of_any_tenant_is_evicted_first(
 def test_the_error_after_a_time_out_names_every_tenants_connections(
     acme: FakePool, globex: FakePool
 ) -> None:
-    """The time-out error says how long the tenant waited, and who has how many connections."""
+    """The timeout error says how long the tenant waited, and which tenants have connections."""
     now = [0.0]
     budget = ConnectionBudget(3, wait_s=0, clock=lambda: now.__setitem__(0, now[0] + 1.5) or now[0])
     for pool in (globex, acme, globex):

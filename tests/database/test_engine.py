@@ -30,7 +30,7 @@ def _url(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> s
 
 
 def test_the_urls_own_options_win() -> None:
-    """A driver option in `DATABASE_URI` replaces one default, and keeps all others."""
+    """A driver option in `DATABASE_URI` replaces one default, and keeps all other defaults."""
     url = make_url("postgresql+psycopg://a@h/x?connect_timeout=5&application_name=shop")
 
     options = connect_arguments("acme", url)
@@ -89,7 +89,7 @@ def test_an_in_memory_database_keeps_its_data(data_dir: Path, budget: Connection
 
 
 def test_each_query_is_timed(url: str, budget: ConnectionBudget) -> None:
-    """The engine times every query, including failed ones, but not its own set-up queries."""
+    """The engine times every query, including failed ones, but not its own setup queries."""
     times_ns: list[int] = []
     engine = make_engine("acme", url, budget, times_ns.append)
     with engine.connect() as connection:

@@ -83,7 +83,7 @@ def test_a_detached_connection_counts_until_it_is_closed(
         if is_closed:
             connection.close()
         else:
-            connection.dbapi_connection.close()  # close it without using the pool
+            connection.dbapi_connection.close()  # close the connection without using the pool
         del connection
         gc.collect()
         counts.append(budget.open_count)

@@ -95,7 +95,7 @@ def test_a_closed_database_cannot_be_used(app: Flask, budget: ConnectionBudget) 
 def test_connections_that_are_all_checked_out_are_a_503(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If all connections are in use, requests get 503, and the log says who uses how many."""
+    """If all connections are in use, requests get 503, and the log names the tenants."""
     engine = database_of(app).engine
     checked_out = [engine.connect() for _ in range(4)]
 

@@ -362,7 +362,7 @@ def test_a_server_starts_despite_every_broken_file(
     tenants_dir: Path,  # noqa: ARG001 - sets a variable that the server reads
     start_server: Callable[..., Server],
 ) -> None:
-    """Despite broken tenant files, a server answers 201 for valid tenants and 503 for others."""
+    """Despite broken tenant files, a server answers 201 for valid tenants and 503 for the rest."""
     _write_corpus(tmp_path)
     paths = [f"/{name}/" for name, broken in BROKEN.items() if broken.has_prefix]
     refusal = (503, "application/problem+json", True, "This application is not available.")

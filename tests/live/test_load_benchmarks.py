@@ -33,7 +33,10 @@ def _is_count(line: str) -> bool:
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_nothing_is_lost_under_load(command: tuple[str, ...]) -> None:
-    """Each count meets its bound. Times do not matter here, because tests run beside others."""
+    """Each count meets its bound.
+
+    Times do not matter here, because other tests run at the same time.
+    """
     if command[0] == "pooler.py":
         need_pgbouncer()
     if command[0] == "behind_nginx.py":

@@ -87,7 +87,7 @@ UNLIMITED = RequestLimits(None, 30.0, is_answering=False)
 
 
 class Target:
-    """An app with the limits of a tenant, in the place of a mount."""
+    """An app with the limits of a tenant, which replaces a mount."""
 
     def __init__(self, app: App, limits: RequestLimits = UNLIMITED) -> None:
         self.limits = limits

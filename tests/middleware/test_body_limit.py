@@ -182,7 +182,7 @@ def test_an_endless_body_is_read_to_the_limit_and_no_further() -> None:
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_body_that_ends_before_its_length_is_400(reader: str) -> None:
-    """A body shorter than `Content-Length` gets 400, because the client left before the end."""
+    """A body shorter than `Content-Length` gets 400, because the client disconnected too early."""
     answer = post(limited(flask_app()), reader, body_of(reader, 10), length="20")
 
     assert 400 == answer.status_code

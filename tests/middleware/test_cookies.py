@@ -37,7 +37,7 @@ def answer(headers: Headers, root: str = "/acme") -> TestResponse:
         ("a=1; Domain=example.org; Secure", "a=1; Secure; Path=/acme"),
         ("a=1; DOMAIN = .example.org", "a=1; Path=/acme"),
         ("a=; Max-Age=0", "a=; Max-Age=0; Path=/acme"),
-        # a cookie longer than browsers accept
+        # this cookie is longer than browsers accept
         ("a=1; Path=/acme/" + "x" * 1024, "a=1; Path=/acme"),
         ("session_globex=bogus; Path=/globex", "session_globex=bogus; Path=/acme"),
         ("=__Host-a=1", None),

@@ -147,7 +147,7 @@ class FakeConnection:
 
 
 def test_a_hanging_stream_holds_its_thread() -> None:
-    """A stream counts as hanging when the app has sent no byte for a whole deadline."""
+    """A stream counts as hanging when the app has sent no byte for `DEADLINE_S` seconds."""
     deadline, app, connection = Deadline(), Waiting(), FakeConnection()
     reported = []
 

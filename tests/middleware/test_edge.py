@@ -1,4 +1,4 @@
-"""The edge: finds out who answers a request, on WSGI functions of a few lines."""
+"""The edge finds the app that answers a request, here among WSGI functions of a few lines."""
 
 import json
 import socket

@@ -41,7 +41,7 @@ def test_all_requests_are_admitted_if_the_thread_count_is_unknown() -> None:
 
 
 def test_the_number_of_busy_tenants_limits_first_requests() -> None:
-    """A tenant's first request depends on how many tenants are busy, not on what they hold."""
+    """A tenant's first request depends on the number of active tenants, not of their requests."""
     share = FairShare(8)
 
     assert [True, True, False] == [share.admits("acme", 0, *held) for held in

@@ -81,7 +81,7 @@ def status_of(refusal: Refusal | None) -> int:
 def test_the_first_check_that_refuses_decides(changes: dict[str, str], status: int) -> None:
     """The order of the checks is host name, key, rate, declared length."""
     checks = all_checks()
-    checks.refuse(environ_of())  # uses up the rate
+    checks.refuse(environ_of())  # this request uses up the rate
 
     assert status == status_of(checks.refuse(environ_of(**changes)))
 

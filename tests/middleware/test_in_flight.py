@@ -1,4 +1,4 @@
-"""Requests in flight: each one enters when its turn comes, and leaves exactly once."""
+"""Requests in flight: each request enters when it may run, and leaves exactly once."""
 
 import threading
 import time
@@ -205,7 +205,7 @@ def test_two_threads_end_a_request_once() -> None:
 
 @pytest.mark.parametrize("threads", [2, 4, 8])
 def test_a_first_request_finds_room_beside_all_busy_tenants_but_one(threads: int) -> None:
-    """On N threads, a new tenant is admitted beside N - 1 others, whatever each of them holds."""
+    """On N threads, a new tenant is admitted even if N - 1 tenants have requests in flight."""
     in_flight = _in_flight(threads)
     noisy = [f"noisy-{number}" for number in range(threads - 1)]
     for tenant in noisy * threads:

@@ -107,7 +107,7 @@ def test_a_refused_connection_is_an_issuer_error() -> None:
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", b"x"])
 def test_a_slow_answer_has_one_deadline(part: bytes) -> None:
-    """An issuer that sends a byte now and then cannot extend the time-out of the whole answer."""
+    """An issuer that sends a byte now and then cannot extend the timeout of the whole answer."""
     done = threading.Event()
 
     def drip(listener: socket.socket) -> None:

@@ -111,10 +111,10 @@ def test_a_stalled_reader_costs_lines_and_no_time(
     """Lines beyond the queue are dropped and counted, and a line reports them afterwards."""
     monkeypatch.setattr(log_writer, "MAX_QUEUED", 100)
     line = "x" * 1023 + "\n"
-    for _ in range(4):  # fills the pipe
+    for _ in range(4):  # these lines fill the pipe
         writer.put(line)
     writer.flush()
-    writer.put(line)  # holds the thread in a write
+    writer.put(line)  # this line holds the thread in a write
     wait_until(lambda: not writer.queue)
     for _ in range(150):
         writer.put(line)

@@ -164,7 +164,7 @@ def test_without_an_answer_no_tenant_is_preferred(
 def test_one_sibling_that_hangs_does_not_hide_the_others(
     monkeypatch: pytest.MonkeyPatch, released: threading.Event, data_dir: Path
 ) -> None:
-    """If one worker hangs, a new worker still uses the answers of the others."""
+    """If one worker hangs, a new worker still uses the answers of the other workers."""
     monkeypatch.setattr(warm_start, "ACCEPTED_ANSWER_TIMEOUT_S", 0.02)
     monkeypatch.setattr(warm_start, "ACCEPTED_TIMEOUT_S", DEADLINE_S)
     hanging = ControlSocket(

@@ -1,4 +1,4 @@
-"""A tenant file or a build that hangs in a worker thread does not delay others."""
+"""A tenant file or a build that hangs in a worker thread does not delay other files or builds."""
 
 import threading
 from collections.abc import Callable, Iterator

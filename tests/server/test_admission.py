@@ -46,7 +46,7 @@ def _status(refusal: Any) -> int | None:
 
 
 def test_a_request_is_routed_once(admission: Any) -> None:
-    """`route` says who answers: a tenant, the host, or the operators' pages."""
+    """`route` finds the app that answers: a tenant, the host, or the operators' pages."""
     paths = ("/acme/x", "/-/livez", "/nobody/")
     found = [routed(admission, path) for path in paths]
     operators, _ = routed(admission, "/acme/x", **{IS_FOR_OPERATORS: True})
@@ -155,7 +155,7 @@ def test_a_503_tells_the_client_when_to_try_again(admission: Any) -> None:
 
 
 def test_another_application_gets_as_many_requests_as_threads() -> None:
-    """`OpenAdmission` counts, gives each place back once, and refuses nothing."""
+    """`OpenAdmission` counts each request once at its start and end, and refuses no request."""
     admission: Admission = OpenAdmission(2)
     environ: dict[str, Any] = {}
     tenant = admission.route(environ, None)

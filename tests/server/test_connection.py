@@ -169,7 +169,7 @@ def test_a_response_without_room_in_the_budget_waits_for_its_client(
 def test_a_client_that_has_left_ends_its_response(
     connection: Connection, exchange: Exchange, client: socket.socket
 ) -> None:
-    """Bytes to a client that has left are an error, whether they wait or not."""
+    """Sending bytes to a disconnected client is an error, whether the bytes wait or not."""
     connection.send(bytes(1 << 20), exchange)
     client.close()
 

@@ -124,7 +124,7 @@ def test_a_head_says_whether_the_connection_stays(options: Any, connection: str)
 def test_a_head_with_forbidden_characters_becomes_a_500(
     caplog: pytest.LogCaptureFixture, status: str, headers: list[Any], more: list[Any]
 ) -> None:
-    """An app cannot split its response; the client gets one whole 500 instead."""
+    """An app cannot split its response; the client gets one complete 500 instead."""
     answered = Answered(answering(b"ab", status=status, headers=headers + more))
 
     assert "HTTP/1.1 500 Internal Server Error" == answered.status_line

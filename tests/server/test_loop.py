@@ -24,7 +24,10 @@ SLOW = GET.replace(b"quick", b"slow")
 
 
 class App:
-    """An app whose path `/slow` waits for `go_on`. It notes the threads of its requests."""
+    """An app whose path `/slow` waits for `go_on`.
+
+    The app notes the threads of its requests.
+    """
 
     def __init__(self) -> None:
         self.go_on, self.is_slow = threading.Event(), threading.Event()
@@ -79,7 +82,7 @@ def test_quick_requests_run_on_the_leaders_thread() -> None:
             assert OK == _answered(client)
 
     assert 20 == len(app.threads)
-    assert len(set(app.threads)) <= 3  # a busy machine can make a quick request look long
+    assert len(set(app.threads)) <= 3  # a loaded machine can make a short request look long
 
 
 def test_a_long_request_does_not_keep_others_waiting() -> None:

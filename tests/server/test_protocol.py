@@ -398,7 +398,7 @@ def test_a_worker_with_room_keeps_silent_connections(server: SteppedServer) -> N
 
 
 def test_a_body_arrives_before_its_request_runs(server: SteppedServer) -> None:
-    """A request with a body runs when the whole body is here."""
+    """A request with a body runs when the whole body has been received."""
     client = server.connect(post(b"ab", size=4))
     server.step()
     before = server.connections[0].exchange
@@ -434,7 +434,7 @@ def test_the_app_sees_a_plain_length() -> None:
 
 
 def test_a_large_body_is_read_into_a_file_and_freed(admission: SmallAdmission) -> None:
-    """A body of 2 MiB arrives whole, and its room is free after the request."""
+    """A body of 2 MiB arrives completely, and its memory is free after the request."""
     budget, body = SpoolBudget(), bytes(range(256)) * 8192
     with stepping(echo, admission, budget=budget) as server:
         client = server.connect(post(size=len(body)))
@@ -502,7 +502,7 @@ def test_a_client_is_told_to_continue_after_the_verdict(server: SteppedServer) -
 def test_a_client_that_sends_its_body_at_once_is_not_told_to_continue(
     server: SteppedServer,
 ) -> None:
-    """If the body is here with the head, 100 Continue is left out (RFC 9110 §10.1.1)."""
+    """If the body arrives with the head, 100 Continue is left out (RFC 9110 §10.1.1)."""
     client = server.connect(post(b"abc", b"Expect: 100-continue"))
 
     assert 200 == server.response(client).status
@@ -526,7 +526,7 @@ def test_a_refused_head_gets_only_the_refusal(
 def test_a_refused_body_that_is_here_keeps_the_connection(
     server: SteppedServer, admission: SmallAdmission
 ) -> None:
-    """A refused client whose body is here already keeps its connection."""
+    """A refused client whose body has already been received keeps its connection."""
     admission.by_head["acme"] = lambda: FORBIDDEN
     client = server.connect(post(b"abc") + GET)
     answers = [server.response(client) for _ in range(2)]
@@ -604,7 +604,7 @@ def test_a_body_that_finds_no_room_gets_503(admission: SmallAdmission) -> None:
 
 @pytest.fixture(name="busy")
 def _busy(admission: SmallAdmission) -> list[Any]:
-    """Take all places of the fixture `server`, and return the tokens."""
+    """Take all request slots of the fixture `server`, and return the tokens."""
     return [admission.enter({}) for _ in range(4)]
 
 
@@ -882,7 +882,7 @@ def test_a_proxy_line_of_a_stranger_is_refused() -> None:
 
 
 def test_long_requests_run_in_other_threads() -> None:
-    """A request that is likely to take long does not keep the leader from others."""
+    """A request that is likely to take long does not keep the leader from other requests."""
     go_on, ran = threading.Event(), []
 
     def app(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:

@@ -198,7 +198,7 @@ def test_clients_that_send_byte_by_byte_do_not_delay_a_quiet_client(
 
 
 def test_a_slow_reader_gets_its_whole_response(server: Server) -> None:
-    """A response of 1 MB to clients that read later is whole, and takes no thread meanwhile."""
+    """A response of 1 MB to clients that read later is complete, and occupies no thread."""
     request = b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     with connected(server, 8, request) as clients:
         during = _quiet_requests(server)

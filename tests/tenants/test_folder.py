@@ -525,7 +525,7 @@ def test_files_are_listed_by_name(followed: Followed) -> None:
 
 
 def test_a_file_written_in_place_is_reported_within_one_round(tenants_dir: Path) -> None:
-    """If scans are partial, a file written in place is found when its turn comes."""
+    """If scans are partial, a file written in place is found when a scan reaches the file."""
     followed = Followed(tenants_dir, share=0.25)
     for name in "abcd":
         followed.write(f"{name}.py", GOOD)

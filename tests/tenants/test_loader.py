@@ -1,4 +1,4 @@
-"""The loader turns tenant files into plain data, whatever they do to the loader process."""
+"""The loader converts tenant files to plain data, whatever the files do to the loader process."""
 
 import hashlib
 import os

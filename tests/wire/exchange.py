@@ -1,7 +1,7 @@
 """Sends the cases of the wire corpus to a server, and judges the answers.
 
 No step sleeps. Between two segments, another connection sends a whole request and reads the
-response, so that the server has had a turn to read the first segment. Whether a connection is still
+response, so that the server has had time to read the first segment. Whether a connection is still
 open is decided by one more request: a server that waits for more of the previous request does not
 answer the probe.
 """
@@ -143,7 +143,7 @@ class _Exchange:
 
 
 class _Ping:
-    """A second connection that gives the server a turn between two segments."""
+    """A second connection that gives the server time between two segments."""
 
     def __init__(self, address: Address, case: Case) -> None:
         self._connection = socket.create_connection(address, timeout=10)

@@ -8,7 +8,7 @@ a nonce that the app returns. The fuzzer fails if one of these happens:
 - A worker process ends, or a worker logs a failure of its own.
 - A response is not well-formed, or is cut off, or the connection is reset or silent.
 - A response has a nonce that its connection did not send, or that comes out of order.
-- The first, whole request is not answered.
+- The first request, which is complete, is not answered.
 - The app gets a request for another tenant than the tenant that the worker has admitted.
 
 To repeat one mutant, give its number and the seed: `fuzz.py 1 --seed 7 --first 1234`.
@@ -107,7 +107,7 @@ def _mixed_up(sent: bytes, answered: Sequence[Response]) -> str:
         is_head = response.headers["x-seen-method"] == "HEAD"
         if not is_head and response.body.decode() != nonce:
             return f"the body of {nonce} is {response.body!r}"
-        if nonce != "none" and nonce not in left:  # consumes the nonces up to this one
+        if nonce != "none" and nonce not in left:  # the loop consumes the nonces up to this nonce
             return f"the nonce {nonce} is not the next one of {nonces}"
     return ""
 

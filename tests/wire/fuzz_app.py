@@ -1,7 +1,7 @@
 """The app behind the fuzzer: three tenants that return what a response must not mix up.
 
-The app is routed, admitted and accounted like the host, so a response can tell the tenant whose
-turn the request took, and the tenant whose app answered.
+The app is routed, admitted and accounted like the host, so a response can name the tenant that the
+request counted for, and the tenant whose app answered.
 """
 
 import os

@@ -142,7 +142,7 @@ class TenantApp(Flask):
         """Return a Jinja environment that masks secrets and shares no mutable object."""
         environment = super().create_jinja_environment()
         environment.globals["config"] = Shown(self.config)
-        key = "json.dumps_kwargs"  # the only mutable value in Jinja's policies
+        key = "json.dumps_kwargs"  # this is the only mutable value in Jinja's policies
         environment.policies[key] = dict(environment.policies[key])
         return environment
 
@@ -239,7 +239,7 @@ def _add_endpoint(
 
 
 def check_app(app: Flask) -> None:
-    """Send the app an `OPTIONS` request, which ends Flask's set-up phase.
+    """Send the app an `OPTIONS` request, which ends Flask's setup phase.
 
     Raises:
         BaseException: the exception that the app raised during the request.

@@ -2,7 +2,7 @@
 
 A call of `logging.config.dictConfig`, as in Flask's documentation, removes the host's handler from
 the root logger and disables all existing loggers. The host and all tenants would no longer log
-anything. After the set-up of each endpoint, the host restores all loggers except the tenant's own
+anything. After the setup of each endpoint, the host restores all loggers except the tenant's own
 loggers (`tenant.NAME` and `tenant.NAME.…`). If an endpoint has changed one of these loggers, the
 host logs a warning that names the endpoint. The host does not undo a change that an endpoint makes
 later, during a request.
@@ -45,12 +45,12 @@ class HostLog:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects all attributes; held while loggers are restored
         self._watches: list[LogWatch] = []
-        self._state: _State | None = None  # None while no build is watched
+        self._state: _State | None = None  # the value is None while no build is watched
         self._owners: dict[logging.Handler, list[str]] = {}
 
     @contextmanager
     def watching(self, tenant: str, added: list[Added]) -> Iterator["LogWatch"]:
-        """Watch the set-up of one tenant's endpoints, and restore the host's loggers at the end.
+        """Watch the setup of one tenant's endpoints, and restore the host's loggers at the end.
 
         Args:
             tenant: the name of the tenant.
@@ -250,7 +250,7 @@ def _configured() -> list[logging.Logger]:
 
 def _hosts() -> list[logging.Logger]:
     """Return the loggers that belong to no tenant."""
-    logging.getLogger(_ALL_TENANTS)  # creates the parent logger if necessary
+    logging.getLogger(_ALL_TENANTS)  # this call creates the parent logger if necessary
     found = [
         one
         for name, one in list(logging.root.manager.loggerDict.items())

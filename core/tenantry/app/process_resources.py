@@ -66,7 +66,7 @@ class ProcessResources:
         self.note_query = partial(_note_query, usage)
         self._rates_url = settings.rate_limit_storage
         self._rates_folder = settings.data_dir / ".rates"
-        self._lock = threading.Lock()  # protects the creation of the rate limiter
+        self._lock = threading.Lock()  # the lock protects the creation of the rate limiter
         self._rates: RateLimiter | None = None
         self.over: dict[str, Any] = {}
         """The tenants that were over their rate, which the rate limiter keeps."""

@@ -198,7 +198,7 @@ class _Child:
                     if "routes" in answer
                     else TrialFailure(answer["text"], answer["endpoint"])
                 )
-            except (ValueError, LookupError, TypeError):  # no line, or other output
+            except (ValueError, LookupError, TypeError):  # the output is not a valid line
                 yield TrialFailure(self._describe_end(), is_fatal=True)
                 return
             yield result

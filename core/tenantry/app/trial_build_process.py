@@ -25,7 +25,7 @@ def main() -> None:
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
-        os.dup2(null, fd)  # keeps the output of endpoints away from the parent process
+        os.dup2(null, fd)  # the redirect keeps output of endpoints from the parent process
     request = read_frame(requests)
     if request is None:
         return

@@ -1,9 +1,9 @@
 """Sends each tenant's session, signed token and client key to every other tenant.
 
 Each tenant signs a session that contains a flash message, and a token from `tenantry.serializer`.
-Then each tenant receives one request with the session of another tenant. During this request, the
-tenant's app also opens the sessions and tokens of all other tenants. The request asks for a page
-that does not exist, so no view runs unless the app has a catch-all route.
+After that, each tenant receives one request with the session of another tenant. During this
+request, the tenant's app also opens the sessions and tokens of all other tenants. The request asks
+for a page that does not exist, so no view runs unless the app has a catch-all route.
 
 The host stores only hashes of client keys, so the audit cannot send an existing key. For the audit,
 `prepare_for_audit` adds a client to each tenant that has `CLIENTS`. The audit sends the key of the

@@ -2,7 +2,7 @@
 
 Two restores cannot use the same schema at the same time. During a restore, a table in the database,
 the mark table, lists all objects that the restore has created. If a restore is killed, the next
-restore removes the objects in the mark table, and no others.
+restore removes only the objects in the mark table.
 """
 
 from contextlib import ExitStack
@@ -161,7 +161,7 @@ class NewPostgresDatabase(NewDatabase):
             self._connection.close()
 
     def _drop_migrated(self) -> None:
-        with _connect(self.url) as connection:  # a new connection, because the first may be broken
+        with _connect(self.url) as connection:  # the first connection may be broken
             objects = self._migrated
             if objects is None:  # a migration failed
                 objects = _list_objects(connection) - self._before

@@ -46,7 +46,7 @@ def belongs_to_database(path: PurePosixPath, database: str) -> bool:
     Args:
         path: a path relative to the tenant's folder.
         database: the path of the SQLite file relative to the tenant's folder, or "" for a database
-            in another place.
+            outside the folder.
     """
     return bool(database) and str(path) in {database + suffix for suffix in _DATABASE_SUFFIXES}
 

@@ -95,7 +95,7 @@ def fitting_table(
 def _columns_to_leave_out(
     cells: dict[str, list[str]], numbers: Collection[str], width: int, optional: Sequence[str]
 ) -> list[str]:
-    """Remove optional columns from `cells` until the others fit, and return their names."""
+    """Remove optional columns from `cells` until the other columns fit, and return their names."""
     left_out: list[str] = []
     for name in optional:
         if _width_of(cells, numbers) <= width:

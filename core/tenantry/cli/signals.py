@@ -13,8 +13,9 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def interrupting_signals() -> Iterator[None]:
     """Make SIGTERM and SIGHUP raise `KeyboardInterrupt` during the `with` block, like Ctrl-C.
 
-    The exception makes the `with` block clean up. Then the command exits with code 128 plus the
-    number of the signal. After a call of `ignore_signals`, no signal interrupts the command.
+    The exception makes the `with` block clean up. After the cleanup, the command exits with code
+    128 plus the number of the signal. After a call of `ignore_signals`, no signal interrupts the
+    command.
     """
     received: list[int] = []
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}

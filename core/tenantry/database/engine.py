@@ -47,7 +47,7 @@ SERVER_OPTIONS = {
 
 If packets to the server are lost, a query fails within 10 s instead of the 15 minutes that are the
 default of Linux. If only the server process is frozen, its machine still acknowledges packets, and
-a query can wait forever. Then only `connect_timeout` has an effect.
+a query can wait forever. In this case, only `connect_timeout` has an effect.
 """
 
 _SQLITE_FULL = {sqlite3.SQLITE_FULL}
@@ -74,7 +74,7 @@ _POSTGRES_READ_ONLY = {"25006"}  # read_only_sql_transaction, for example from a
 _UNSTORABLE = {"22021", "22P05"}  # character_not_in_repertoire, untranslatable_character
 _NUL = "cannot contain NUL"  # psycopg raises this error itself, without a SQLSTATE
 
-_NOTE_QUERY = "tenantry_note_query"  # an execution option of the engine
+_NOTE_QUERY = "tenantry_note_query"  # the name of an execution option of the engine
 
 _logger = logging.getLogger(__name__)
 

@@ -151,7 +151,7 @@ class BudgetPool(Pool):
         elif not self._connector.is_usable(
             record, time.monotonic() - record.info.get(CHECKED_IN_AT, 0.0)
         ):
-            record.invalidate()  # makes SQLAlchemy open a new connection
+            record.invalidate()  # the exception makes SQLAlchemy open a new connection
         self._checked_out_at[record] = time.monotonic()
         return record
 
@@ -237,7 +237,7 @@ class BudgetPool(Pool):
                 self._budget.release(self)
 
     def _close_partly_opened(self) -> None:
-        """Close a connection whose set-up failed.
+        """Close a connection whose setup failed.
 
         Older releases of SQLAlchemy leave such a connection open.
         """

@@ -98,7 +98,7 @@ class ServerConnector:
             if self._breaker.fail():
                 self._log("database.down", _masked_line(error, self._password))
             raise DatabaseDownError(self._breaker.pause_s or 1) from error
-        except BaseException:  # raised by a signal handler of the web server
+        except BaseException:  # a signal handler of the web server raised the exception
             self._breaker.fail()
             raise
         self._is_silent = False

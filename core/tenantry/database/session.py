@@ -51,7 +51,7 @@ class Database:
         self._url = url
         self._budget = budget
         self._note_query = note_query
-        self._lock = threading.Lock()  # protects `_engine` and `_is_closed`
+        self._lock = threading.Lock()  # the lock protects `_engine` and `_is_closed`
         self._engine: Engine | None = None
         self._is_closed = False
 

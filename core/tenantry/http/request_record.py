@@ -1,7 +1,7 @@
 """The record of one request: the trace, the number and time of queries, and the result.
 
-`middleware.accounting` opens the record and completes the record at the end of the request. Then
-usage counters and the access log read the record. `LogContext` sets the record as the
+`middleware.accounting` opens the record and completes the record at the end of the request. After
+the request, usage counters and the access log read the record. `LogContext` sets the record as the
 `current_request`, which also reaches threads that the app starts with a copy of the context.
 """
 
@@ -81,7 +81,7 @@ class RequestRecord:
     cell: int | None = None
     """The request's cell on the scoreboard."""
     is_in_flight = False
-    """Whether the request holds a place among the requests in flight."""
+    """Whether the request counts as a request in flight."""
     is_over = False
     """Whether the tenant already has its maximum number of requests in flight."""
     is_quick = True
@@ -112,7 +112,10 @@ class RequestRecord:
     _answerer: dict[str, str]
 
     def claim_answer(self, who: Literal["app", "watchdog"]) -> bool:
-        """Decide who answers a request that can be answered at its deadline. The first one does."""
+        """Return whether the caller answers a request whose deadline has passed.
+
+        The first caller answers.
+        """
         if "_answerer" not in self.__dict__:
             # `setdefault` is atomic, so both threads see the same dict.
             self.__dict__.setdefault("_answerer", {})

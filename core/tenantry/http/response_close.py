@@ -65,7 +65,7 @@ class ClosingBody(ABC):
         finally:
             for callback in self.callbacks:
                 callback()
-            self.callbacks.clear()  # breaks a reference cycle from the body through the callbacks
+            self.callbacks.clear()  # break a reference cycle from the body through the callbacks
 
 
 class _WrappedBody(ClosingBody):

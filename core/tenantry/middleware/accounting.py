@@ -92,7 +92,7 @@ class Accounting:
             record.is_error = record.is_error or not isinstance(error, ResponseCutError)
             self._finish(record)
             raise
-        if type(body) is list:  # of a page of the host, or a refusal
+        if type(body) is list:  # the body of a host page, or of a refusal
             record.bytes_out = sum(map(len, body))
         return on_close(body, partial(self._finish, record))
 
@@ -122,7 +122,7 @@ class Accounting:
     def _finish(self, record: RequestRecord) -> None:
         """Settle the record of a request whose response is closed."""
         environ = record.environ
-        if environ is None:  # a second call
+        if environ is None:  # this is a second call
             return
         if record.connection is not None and record.connection.is_hijacked:
             record.status = HTTPStatus.SWITCHING_PROTOCOLS.value

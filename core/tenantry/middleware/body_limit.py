@@ -105,5 +105,5 @@ def _copy(source: IO[bytes], target: IO[bytes], max_bytes: int) -> int:
 def _read(source: IO[bytes], size: int) -> bytes:
     try:
         return source.read(size)
-    except Exception as error:  # the server's own exceptions: disconnected, or malformed chunks
+    except Exception as error:  # each server has its own classes for disconnects and bad chunks
         raise ClientDisconnected from error

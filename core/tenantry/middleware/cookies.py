@@ -1,7 +1,7 @@
 """Cookies: the WSGI layer that keeps a tenant's response headers from affecting other tenants.
 
-Tenants under one host name share an origin, so the response headers of one tenant can affect the
-others. For example, three cookies of 3,900 bytes with `Path=/` made every tenant answer 431. The
+Tenants under one host name share an origin, so the response headers of one tenant can affect other
+tenants. For example, three cookies of 3,900 bytes with `Path=/` made every tenant answer 431. The
 layer confines cookies to the tenant's URL prefix, and removes headers that act on the whole origin.
 """
 

@@ -1,4 +1,4 @@
-"""The edge: finds out who answers a request, before a thread runs it.
+"""The edge: finds the app that answers a request, before a thread runs the request.
 
 `Edge` reads the forwarded headers of trusted proxies, gives each request an ID, refuses requests
 with a missing or malformed `Host`, refuses `CONNECT`, drops headers that a client may not set,

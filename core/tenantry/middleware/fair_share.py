@@ -68,8 +68,8 @@ class FairShare:
     def admits(self, tenant: str, own: int, in_flight: int, busy: int) -> bool:
         """Whether a tenant may have one more request in flight.
 
-        A tenant's first request needs fewer busy tenants than threads, so a tenant finds room
-        beside any others that are busy, whatever they hold. Each further request needs more free
+        A tenant's first request needs fewer busy tenants than threads, so a tenant gets a thread no
+        matter how many requests the other tenants have. Each further request needs more free
         threads than the tenant has requests. Together, at most half as many requests again as
         threads are in flight on up to 12 threads, and fewer than twice as many on any number.
 

@@ -130,7 +130,7 @@ class HeadChecks:
 
 
 def _keeping_private(start_response: "StartResponse") -> "StartResponse":
-    """Return a `start_response` that keeps a shared cache from sending the response to others.
+    """Return a `start_response` that keeps shared caches from sending a response to other clients.
 
     A shared cache already keeps responses to requests with `Authorization` private (RFC 9111 §3.5),
     but does not know the header `X-API-Key`.

@@ -1,9 +1,9 @@
-"""The requests in flight of one process: who may run another request, and what runs now.
+"""The requests in flight of one process: which tenant may run another request, and what runs now.
 
-A request enters when its turn comes, and leaves exactly once, when the server closes its response.
-Its one record says in memory that all processes share which tenant it belongs to, so that limits
-hold for a whole host, and the master knows what ran in a worker that died. The counts belong to the
-tenant's name, so a new instance does not reset them.
+A request enters when the request may run, and leaves exactly once, when the server closes its
+response. The record of a request is in memory that all processes share, and names the tenant, so
+that limits hold for a whole host, and the master knows what ran in a worker that died. The counts
+belong to the tenant's name, so a new instance does not reset them.
 """
 
 import sys
@@ -33,12 +33,12 @@ LONG_NS = 5_000_000
 """Duration from which a request is long: the time for which a server's loop may wait for it."""
 
 OFTEN_LONG = 0.3
-"""Share of long requests from which a tenant's next request is not expected to be quick."""
+"""Share of long requests from which a tenant's next request is not expected to be short."""
 
 _WEIGHT = 0.2
 """Weight of the newest request in the share of a tenant's long requests."""
 
-_clock_of_thread = getattr(time, "pthread_getcpuclockid", None)  # missing on macOS
+_clock_of_thread = getattr(time, "pthread_getcpuclockid", None)  # macOS lacks this function
 
 
 class RequestLimits(NamedTuple):
@@ -79,13 +79,13 @@ class RequestsInFlight:
         self._row = row
         # Protects `_own`, `_total`, `_long_share` and the counts of `share`.
         self._lock = threading.Lock()
-        self._own: dict[str, int] = {}  # contains only tenants with a request in flight
+        self._own: dict[str, int] = {}  # this dict contains only tenants with a request in flight
         self._total = 0
         self._long_share: dict[str, float] = {}  # tenant → share of its requests that are long
         self._records: dict[RequestRecord, None] = {}  # single dict operations are atomic
 
     def enter(self, tenant: str, limits: RequestLimits) -> RequestRecord | None:
-        """Return the record of a request that may run now; None if it has to wait for its turn.
+        """Return the record of a request that may run now; None if the request has to wait.
 
         The record `is_over` if the tenant has its maximum number of requests in flight. Two
         requests that arrive at the same moment may both be refused, but a tenant never has more
@@ -120,12 +120,12 @@ class RequestsInFlight:
             self._row.move_to_thread(record.cell)
 
     def leave(self, record: RequestRecord) -> None:
-        """Let another request take the place of a request that has ended. Idempotent.
+        """Let another request run after a request has ended. Idempotent.
 
         The record has the duration and the CPU time of the request, if the request has run.
         """
         if not record.is_in_flight or self._records.pop(record, record) is record:
-            return  # another thread may have been quicker
+            return  # another thread may have been faster
         record.is_in_flight = False
         if record.cell is not None and self._row is not None:
             self._row.leave(record.cell)

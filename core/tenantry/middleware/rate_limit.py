@@ -1,8 +1,8 @@
 """Rate limit: the head check that answers 429 to requests over a tenant's rate.
 
 The check counts the requests of all clients of a tenant together, before the host calls the app.
-Requests without a valid key do not count, because otherwise strangers could use up the rate of the
-tenant's clients.
+Requests without a valid key do not count, because otherwise other clients could use up the rate of
+the tenant's clients.
 """
 
 import math

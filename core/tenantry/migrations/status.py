@@ -86,7 +86,9 @@ def fleet_status(
 
 
 def status_before_upgrade(tenants: Sequence[Tenant], data_dir: Path) -> list[MigrationStatus]:
-    """Read a sample of the databases. If the whole sample is behind, assume that all others are.
+    """Read a sample of the databases.
+
+    If all databases of the sample are outdated, assume that all other databases are outdated.
 
     The process that migrates a database reads its revisions again while it holds the lock.
     """

@@ -243,7 +243,7 @@ def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
     try:
         answer: dict[str, Any] = json.loads(b"".join(parts))
     except ValueError:
-        return {}  # no answer, or an incomplete answer
+        return {}  # the answer is missing or incomplete
     return answer
 
 

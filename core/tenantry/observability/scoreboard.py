@@ -124,7 +124,7 @@ class Row:
         return cell
 
     def move_to_thread(self, cell: int) -> None:
-        """Show that the calling thread runs the request of a cell, which another one entered."""
+        """Show that the calling thread runs the request of a cell that another thread entered."""
         start = _STARTS[cell] + _STATE_BYTES
         _THREAD.pack_into(self._memory, start, threading.get_native_id(), threading.get_ident())
 

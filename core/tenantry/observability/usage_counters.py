@@ -161,7 +161,7 @@ class UsageCounters:
         self._words.release()
         self._bytes.release()
         if self._fd >= 0:
-            os.close(self._fd)  # also releases the lock of the file
+            os.close(self._fd)  # closing the file also releases its lock
         self._fd, self.path = -1, None
 
     def add_request(self, record: RequestRecord) -> None:

@@ -112,7 +112,7 @@ def collect(data_dir: Path, *, now: float | None = None, min_interval_s: float =
     now = time.time() if now is None else now
     folder = counters_folder(data_dir)
     with closing(_open(usage_file(data_dir))) as connection, contextlib.ExitStack() as locks:
-        with connection:  # commits or rolls back the transaction
+        with connection:  # the block commits or rolls back the transaction
             connection.execute("BEGIN IMMEDIATE")
             _add_missing_columns(connection)
             last = connection.execute("SELECT max(at) FROM fold").fetchone()[0] or 0.0

@@ -2,9 +2,9 @@
 
 Each worker process has its own follower, and all followers converge on the same content,
 independently of the gunicorn master. The follower's thread makes all decisions but runs no tenant's
-code. After a tenant file has changed, the file is validated and compared with the other files. Then
-a new instance is built and replaces the old instance by one assignment, and the old instance is
-retired. If any step fails, the old instance keeps serving.
+code. After a tenant file has changed, the file is validated and compared with the other files.
+After the validation, a new instance is built and replaces the old instance by one assignment, and
+the old instance is retired. If any step fails, the old instance keeps serving.
 """
 
 import logging

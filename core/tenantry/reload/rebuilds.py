@@ -1,6 +1,6 @@
 """Rebuilds: builds changed tenants while their old instances serve, and repeats failed builds.
 
-The caller of `Rebuilds` receives each new instance and puts it in the place of the old instance.
+The caller of `Rebuilds` receives each new instance and replaces the old instance with it.
 """
 
 import logging

@@ -293,7 +293,7 @@ class Reconciler:
         self._rebuilds.cancel(tenant.name)
         self._accepted.add(tenant)
         if not is_new:
-            self._has_freed_claims = True  # the tenant may have left its old prefix
+            self._has_freed_claims = True  # the tenant may no longer use its old prefix
         if is_new or old_prefix != tenant.url_prefix:
             self.is_routing_outdated = True
         self._note_accepted(tenant)

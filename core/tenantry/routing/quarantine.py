@@ -166,7 +166,7 @@ class Trial:
             self._note_end(is_good)
             os.ftruncate(fd, 0)
         finally:
-            os.close(fd)  # also unlocks the file
+            os.close(fd)  # closing also unlocks the file
 
 
 def quarantine_s(times: int) -> float:

@@ -1,6 +1,7 @@
 """The gunicorn worker: an event loop that waits for slow clients without a thread.
 
-`worker` is gunicorn's `worker_class`, which `gunicorn_conf` sets. It starts the `loop`, which calls
-`protocol` when bytes arrive. `admission` asks the host about each request, and `exchange` runs the
-request. The package knows gunicorn and WSGI, but not Flask, and may import lower packages.
+`worker` is gunicorn's `worker_class`, which `gunicorn_conf` sets. The worker starts the `loop`,
+which calls `protocol` when bytes arrive. `admission` asks the host about each request, and
+`exchange` runs the request. The package knows gunicorn and WSGI, but not Flask, and may import
+lower packages.
 """

@@ -1,6 +1,6 @@
 """Admission: what the server asks before, and tells after, it runs a request.
 
-`TenantAdmission` gives each tenant's requests their turn. `OpenAdmission` serves any other WSGI
+`TenantAdmission` decides which tenant's requests may run. `OpenAdmission` serves any other WSGI
 application than the host. Every method is a fast look-up, except `refusal`, for which `is_quick`
 says whether it is.
 """
@@ -31,7 +31,10 @@ class Admission(Protocol):
     """The tenants for which `known_refusal` may return a response."""
 
     def route(self, environ: "WSGIEnvironment", _: object, /) -> Any:
-        """Find out who answers a request. Return the tenant; None for a request of operators."""
+        """Find the app that answers a request.
+
+        Return the tenant; None for a request of operators.
+        """
 
     def reads_body(self, environ: "WSGIEnvironment") -> bool:
         """Whether the app that answers reads the body of the request."""
@@ -51,8 +54,8 @@ class Admission(Protocol):
     def enter(self, environ: "WSGIEnvironment") -> Any:
         """Return the record of a request that may run now, or None if it has to wait.
 
-        The record has `is_in_flight`; `is_over`: whether the tenant has its maximum already; and
-        `is_quick`: whether the request is likely to be quick.
+        The record has `is_in_flight`; `is_over`: whether the tenant already has its maximum; and
+        `is_quick`: whether the request is likely to be short.
         """
 
     def leave(self, record: Any) -> None:
@@ -62,7 +65,7 @@ class Admission(Protocol):
         """Return the seconds until a tenant's pause ends; 0 without a pause."""
 
     def busy(self, tenant: str) -> Refusal:
-        """Return the response to a request that has waited too long for its turn."""
+        """Return the response to a request that has waited too long."""
 
     def note_refusal(
         self,
@@ -75,7 +78,7 @@ class Admission(Protocol):
 
 
 class TenantAdmission:
-    """Gives each tenant's requests their turn.
+    """Decides which tenant's requests may run.
 
     Args:
         route: finds the app that answers a request, and puts it into the environ as `TARGET`.

@@ -144,7 +144,10 @@ class Connection:
         return sent
 
     def _keep(self, rest: memoryview, exchange: "Exchange") -> None:
-        """Add bytes to those that wait for the client; if there is no room, wait, too."""
+        """Add bytes to the bytes that wait for the client.
+
+        If the budget is used up, wait for the client.
+        """
         while rest:
             with self._outbox_lock:
                 if self._flush():
@@ -227,7 +230,7 @@ class _Outbox:
         self._position = 0
 
     def add(self, data: bytes | memoryview) -> bool:
-        """Add bytes; return False if there is no room."""
+        """Add bytes; return False if the budget is used up."""
         return self._spool.size_bytes + len(data) <= SPOOLED_BYTES and self._spool.write(data)
 
     def peek(self, size_bytes: int) -> bytes:

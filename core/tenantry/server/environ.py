@@ -60,7 +60,7 @@ class EnvironTemplate:
         if type(peer) is tuple:
             environ["REMOTE_ADDR"] = peer[0]
             environ["REMOTE_PORT"] = str(peer[1])
-        else:  # a Unix socket
+        else:  # the listener is a Unix socket
             environ["REMOTE_ADDR"] = ""
         if connection.proxied:
             environ |= connection.proxied

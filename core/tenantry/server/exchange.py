@@ -79,11 +79,11 @@ class Exchange:
         self.tenant: str | None = ""
         self.record: Any = None
         self.on_turn: Callable[[Exchange], object] = _never
-        """The function to call when the request has its turn."""
+        """The function to call when the request may run."""
         self.body: Spool | None = None
         self.receiving: LengthBody | ChunkedBody | None = None
         self.waits_for_room_since = 0.0
-        """When the body began to wait for room in the budget; 0 if it does not wait."""
+        """When the body began to wait for a part of the budget; 0 if the body does not wait."""
         self._status = ""
         self._headers: list[tuple[str, str]] = []
         self.is_head_sent = False
@@ -134,7 +134,7 @@ class Exchange:
                 close = getattr(body, "close", None)
                 if close is not None:
                     close()
-        except ResponseCutError:  # the client has left, or the app's layers cut the response
+        except ResponseCutError:  # the client has disconnected, or the app's layers cut it
             self.cut()
         except BaseException:  # noqa: BLE001 - logged in `_fail`
             self._fail(log)
@@ -156,7 +156,7 @@ class Exchange:
             self.cut()
 
     def cut(self) -> None:
-        """Give the response up: the connection closes, so the client sees that it is not whole."""
+        """Cut the response, and close the connection, so that the client sees the cut."""
         self.has_failed, self.is_kept_alive = True, False
 
     def start_response(
@@ -179,7 +179,7 @@ class Exchange:
         """Send bytes of the body, and the head before the first bytes.
 
         Raises:
-            ResponseCutError: the client has left, or reads too slowly.
+            ResponseCutError: the client has disconnected, or reads too slowly.
         """
         if not data:
             return
@@ -269,7 +269,7 @@ class Exchange:
         """Send a problem response; return the number of its bytes.
 
         Raises:
-            ResponseCutError: the client has left.
+            ResponseCutError: the client has disconnected.
         """
         self.may_wait = False  # the leader answers
         self._status, own_headers, body = problem.render(self.environ)

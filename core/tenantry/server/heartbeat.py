@@ -58,7 +58,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
         self._row = row
         self._has_struck = has_struck
         self._timeout_s: float = cfg.timeout
-        self._touch_at = 0.0  # on the monotonic clock
+        self._touch_at = 0.0  # seconds of the monotonic clock
         self._ticks: dict[int, int] = {}
         self.silent_s = 0.0
         """Seconds without a heartbeat at the last check of the master."""

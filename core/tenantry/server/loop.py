@@ -1,4 +1,4 @@
-"""The event loop of a worker: one thread at a time polls the connections, and runs quick requests.
+"""The event loop of a worker: one thread at a time polls the connections, and runs short requests.
 
 Leader and followers (Schmidt, O'Ryan, Kircher and Pyarali 2000): the leader polls, reads what has
 arrived, and runs a request itself. If a request takes longer than `LONG_S`, the watcher appoints
@@ -147,9 +147,9 @@ class Loop:
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         self._is_watched = False
-        if not self._inline_since:  # read after `_is_watched` is written
+        if not self._inline_since:  # read this value after `_is_watched` is written
             for fd, _ in poll.poll(1000):
-                with suppress(OSError):  # another reader was quicker
+                with suppress(OSError):  # another reader was faster
                     os.read(fd, 4096)
         self._is_watched = True
 
@@ -233,8 +233,9 @@ class Loop:
             self._handler.on_full(True)
 
     def forget(self, connection: Connection) -> None:
-        """Close a connection, which makes room for another one."""
-        if self.connections.get(connection.fd) is connection:  # not the next one with its number
+        """Close a connection, so that the worker can accept another connection."""
+        # The number may already belong to the next connection.
+        if self.connections.get(connection.fd) is connection:
             del self.connections[connection.fd]
             self._acceptor.note_count(len(self.connections))
         # Closing the socket would not be enough, because a process that a tenant has started may
@@ -280,7 +281,7 @@ class Loop:
         """Handle the events of one poll; return whether the thread is still the leader."""
         handler, connections = self._handler, self.connections
         self._is_polling = True
-        # A call that was added before `_is_polling` was True has woken nobody.
+        # A call that was added before `_is_polling` was True has woken no thread.
         due_at = min(self.check_at, self._acceptor.resumes_at)
         timeout_s = 0.0 if self._calls else max(due_at - time.monotonic(), 0.0)
         events = self._epoll.poll(timeout_s, MAX_EVENTS)

@@ -11,7 +11,7 @@ class Serving:
     """The state of a worker that responses depend on. The leader of the loop writes it.
 
     Args:
-        budget: the room for bodies of requests and responses.
+        budget: the memory and disk space for bodies of requests and responses.
         keeps_alive: whether connections stay open after a response.
     """
 

@@ -1,7 +1,8 @@
 """Keeps bodies of requests and responses outside of threads: in memory, then in temporary files.
 
-One budget bounds both for a whole worker. A tenant may use as much of the budget as is left over,
-so the bodies of one tenant always leave room for another tenant's (Choudhury and Hahne 1998).
+One budget limits memory and files for all bodies of a worker. A tenant may use as much of the
+budget as is left over, so the bodies of one tenant always leave a part of the budget for another
+tenant's bodies (Choudhury and Hahne 1998).
 """
 
 import logging
@@ -28,12 +29,12 @@ def spool_folder(data_dir: Path) -> Path:
 
 
 class SpoolBudget:
-    """The room for all bodies of a worker. Thread-safe.
+    """The memory and disk space for all bodies of a worker. Thread-safe.
 
     Args:
         folder: the folder of the temporary files; None for the system's folder.
-        memory_bytes: room in memory.
-        disk_bytes: room in temporary files.
+        memory_bytes: maximum number of bytes in memory.
+        disk_bytes: maximum number of bytes in temporary files.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class _Room:
     """Bytes that tenants share."""
 
     def __init__(self, size_bytes: int) -> None:
-        self._lock = threading.Lock()  # protects the numbers
+        self._lock = threading.Lock()  # the lock protects the numbers
         self._free_bytes = size_bytes
         self._used: dict[str, int] = {}
 
@@ -84,7 +85,9 @@ class _Room:
 
 
 class Spool:
-    """One body: bytes are added at the end, and read from any position. `close` frees the room.
+    """One body: bytes are added at the end, and read from any position.
+
+    `close` returns the space to the budget.
 
     Not thread-safe: one thread at a time uses a spool.
     """
@@ -99,9 +102,9 @@ class Spool:
         self.size_bytes = 0
 
     def write(self, data: bytes | memoryview) -> bool:
-        """Add bytes at the end; return False, and add nothing, if there is no room.
+        """Add bytes at the end.
 
-        There is no room over the budget, and on a full disk.
+        If the budget is used up or the disk is full, add nothing and return False.
         """
         size = len(data)
         if self._memory is not None:
@@ -164,7 +167,7 @@ class Spool:
         return file  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Free the room. Idempotent."""
+        """Return the space to the budget. Idempotent."""
         if self._memory is not None:
             self._budget.memory.give_back(self._tenant, self.size_bytes)
         elif self._file is not None:

@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _IdleThread(Generic[Item]):
-    """The waiting place of one idle thread, with the thread's next item."""
+    """The state of one idle thread: its wake-up lock and its next item."""
 
     __slots__ = ("item", "wake")
 

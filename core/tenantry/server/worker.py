@@ -119,7 +119,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
     # -- serving ----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until the worker is told to stop, then let its requests end."""
+        """Serve until the worker has to stop, and then let its requests end."""
         cfg = self.cfg
         admission = getattr(self.wsgi, "admission", None) or OpenAdmission(cfg.threads)
         folder = getattr(self.wsgi, "spool_folder", None)
@@ -180,7 +180,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
             one.close()
         if self._is_given_up:
             STDERR.flush()
-            os._exit(1)  # not a normal end, so the tenants of stuck threads get strikes
+            os._exit(1)  # the end is not normal, so the tenants of stuck threads get strikes
 
     def request_hooks(self) -> tuple[Any, Any, bool] | None:
         """Return `pre_request`, `post_request` and whether gunicorn logs accesses, or None."""

@@ -197,7 +197,7 @@ def read_snapshot(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         document = json.loads(path.read_bytes())
         salt, tenants = str(document["salt"]), dict(document["tenants"])
-        compare(tenants, tenants, lambda _: ())  # raises if a description is malformed
+        compare(tenants, tenants, lambda _: ())  # the call raises if a description is malformed
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TenantryError(
             f"{path} is not a snapshot; create one with: tenantry plan --save FILE."

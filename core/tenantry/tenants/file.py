@@ -126,7 +126,7 @@ def is_open_for_writing(path: str) -> bool:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(
             fd, fcntl.F_SETLEASE, fcntl.F_UNLCK
-        )  # explicit, because a forked process can share the lease
+        )  # unlock explicitly, because a forked process can share the lease
     except BlockingIOError:
         return True
     except OSError:

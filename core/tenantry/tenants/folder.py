@@ -190,7 +190,7 @@ class TenantsFolder:
         if names:
             self._identity = info.st_dev, info.st_ino
         elif self._files and self._identity not in (None, (info.st_dev, info.st_ino)):
-            self._signature = 0  # makes the next scan complete
+            self._signature = 0  # this value makes the next scan complete
             raise OSError(errno.ENODEV, _IS_ANOTHER_FOLDER)
         return names
 

@@ -216,7 +216,7 @@ def _is_secret_name(key: object) -> bool:
 
 def _message(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
-        return str(error.msg)  # without the source line, which can contain a secret
+        return str(error.msg)  # the text omits the source line, which can contain a secret
     try:
         return str(error)
     except Exception:  # noqa: BLE001 - an exception's own __str__ may raise

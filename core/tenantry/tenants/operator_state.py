@@ -251,7 +251,7 @@ def _locked(path: Path, wait_s: float | None) -> Iterator[None]:
         _lock(fd, path, wait_s)
         yield
     finally:
-        os.close(fd)  # also releases the lock
+        os.close(fd)  # closing also releases the lock
 
 
 def _lock(fd: int, path: Path, wait_s: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Tenantry beside the servers and set-ups that people would pick instead, in one table.
+"""Tenantry beside the servers and setups that people would pick instead, in one table.
 
     python tests/bench/beside [--quick] [--pictures FOLDER]
 
@@ -19,9 +19,9 @@ side says otherwise. waitress has one process and no access log.
   two requests to each tenant (one request with 10,000 tenants). A worker of Tenantry keeps at most
   1,000 apps built.
 - Changes, with 10 tenants: the time from a new tenant file to the tenant's first response,
-  including the reload that a side needs. Then one tenant's file changes, and keep-alive clients
-  count failed requests and the longest wait. A side with one app reloads its app. If the server
-  closes a kept connection as a request arrives, the request counts as failed.
+  including the reload that a side needs. After that, one tenant's file changes, and keep-alive
+  clients count failed requests and the longest wait. A side with one app reloads its app. If the
+  server closes a kept connection as a request arrives, the request counts as failed.
 
 The table says where another side is better than Tenantry. The full run takes under 20 minutes,
 checks Tenantry's bounds, and draws the pictures of the README. With `--quick`, one short round
@@ -38,7 +38,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))  # makes `loads` importable
+sys.path.append(str(Path(__file__).parents[1]))  # make `loads` importable
 
 import growth
 import pictures

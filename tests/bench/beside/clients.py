@@ -56,8 +56,8 @@ def _wrk(
 def p99_s(port: int, path: str, clients: int, seconds: int) -> float:
     """Return the p99 of the waits of `PROBES` clients among `clients` clients.
 
-    A client that gets no response until the others stop has waited for the whole window. wrk alone
-    does not count such a client.
+    A client that gets no response until the other clients stop has waited for the whole window. wrk
+    alone does not count such a client.
     """
     waits: list[float] = []
     with _wrk(port, path, clients - PROBES, seconds) as process:

@@ -45,7 +45,8 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 apps = {f"/{file.stem}": build(file.stem) for file in Path("tenants").glob("*.py")}
 application = DispatcherMiddleware(NotFound(), apps)
 """
-"""The dispatcher that a developer writes by hand. It builds every tenant's app at the start."""
+"""The dispatcher that a developer writes by hand. The dispatcher builds every tenant's app at the
+start."""
 
 STOP_S = 30.0
 """Time after `SIGTERM` before the benchmark kills a process."""

@@ -11,7 +11,8 @@ from service import Service, program
 
 THREADS = 8
 BOOT_S = "600"
-"""gunicorn's time-out, because 10,000 apps take longer to build than gunicorn's default of 30 s."""
+"""gunicorn's timeout in seconds, because 10,000 apps take longer to build than gunicorn's default
+of 30 s."""
 
 PACKAGES = sysconfig.get_path("purelib")
 """The `PYTHONPATH` of uWSGI. On HUP, uWSGI starts again with a Python that is in no environment."""
@@ -93,7 +94,7 @@ def _granian(service: Service, *options: str) -> None:
 
 
 def _start_granian(service: Service) -> None:
-    _granian(service, "--access-log")  # to standard output, which is a file
+    _granian(service, "--access-log")  # the log goes to standard output, which is a file
 
 
 def _start_uwsgi(service: Service) -> None:

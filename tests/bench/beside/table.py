@@ -1,4 +1,4 @@
-"""The table: for each row the figure of each side, the ratio with its spread, and who is better."""
+"""The table: for each row each side's figure, the ratio with its spread, and the better side."""
 
 import statistics
 from collections.abc import Iterator, Sequence

@@ -48,7 +48,7 @@ def test_requests_of_a_tenant_run_in_order() -> None:
 
 
 def test_waiting_tenants_take_turns() -> None:
-    """Each tenant runs one request in turn; the next round goes on where the last one ended."""
+    """Each tenant runs one request in rotation; each round continues where the last round ended."""
     queue = _queue("a1", "a2", "a3", "g1", "g2", "h1")
 
     rounds = [list(queue.ready(Room(count))) for count in (2, 1, 2, 5)]
@@ -57,7 +57,7 @@ def test_waiting_tenants_take_turns() -> None:
 
 
 def test_a_tenant_that_may_not_run_holds_up_no_other() -> None:
-    """A tenant over its share keeps its place, and the other tenants run."""
+    """A tenant above its share keeps its position, and the other tenants run."""
     queue = _queue("a1", "g1", "a2", "g2")
 
     ran = list(queue.ready(lambda item: item.startswith("g")))

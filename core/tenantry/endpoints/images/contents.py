@@ -15,7 +15,7 @@ from .bounds import MAX_METADATA_BYTES, MAX_PIXELS, MAX_PROFILE_BYTES, MAX_SIDE_
 from .errors import BrokenImageError
 
 Part = bytes | slice
-"""Some bytes of a new file: the bytes themselves, or their place in the uploaded file."""
+"""Some bytes of a new file: the bytes themselves, or their position in the uploaded file."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tenantry.server.protocol import HttpProtocol
 
 ROOM_TIMEOUT_S = 30.0
-"""Seconds that a request body waits for room in the budget, before its request gets 503."""
+"""Maximum seconds that a request body waits for a part of the budget, before its request gets
+503."""
 
 RECEIVE_BYTES = 64 << 10
 """Maximum number of bytes of a body that are received at once."""
@@ -47,10 +48,10 @@ class RequestBodies:
         self._admission = protocol.admission
 
     def begin(self, exchange: Exchange) -> None:
-        """Let the head decide, before the client is told to send the body."""
+        """Decide from the head whether to refuse the request, before the client sends the body."""
         if self._admission.is_quick(exchange.environ):
             self._receive_unless(self._admission.refusal(exchange.environ), exchange)
-        else:  # a verdict that waits needs a thread
+        else:  # a check that waits needs a thread
             self._protocol.turns.take(exchange, self._decide)
 
     def _decide(self, exchange: Exchange) -> None:
@@ -147,7 +148,10 @@ class RequestBodies:
 
 
 def drop_body(exchange: Exchange) -> None:
-    """Pass over a body that nobody reads; if it is not here yet, the connection closes."""
+    """Skip a body that no app reads.
+
+    If the body has not been received completely, the connection closes.
+    """
     connection, size_bytes = exchange.connection, exchange.framing.body_bytes
     if not size_bytes:
         return

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from tenantry.server.protocol import HttpProtocol
 
 CLOSE_IDLE_AFTER_S = 1.0
-"""Seconds of idleness after which a worker without room for a new connection may close a
-connection."""
+"""Number of idle seconds after which a full worker may close a connection to accept a new one."""
 
 CLOSE_AT_ONCE = 8
 """Minimum number of idle connections that may be closed at once, oldest first. In a large worker,
@@ -54,7 +53,7 @@ class ConnectionLimits:
         if connection.state == HEAD and connection.buffer:
             heads.reject(connection, _SLOW_HEAD)
         elif connection.state == HEAD and (data := connection.receive(RECEIVE_BYTES)):
-            connection.buffer = data  # a request that has arrived since the last poll
+            connection.buffer = data  # a request has arrived since the last poll
             connection.state, connection.deadline = BUSY, math.inf
             self._loop.call(heads.next_request, connection)
         elif connection.state == BODY and exchange is not None:
@@ -76,7 +75,7 @@ class ConnectionLimits:
         if not idle:
             idle = _of_greatest_tenant([one for one in old if one.state in (BODY, SENDING)])
         for connection in sorted(idle, key=lambda one: one.since)[: self._close_at_once]:
-            if connection.state == HEAD:  # unless a request has just arrived
+            if connection.state == HEAD:  # a request may just have arrived
                 self._loop.guard(self._time_out, connection)
             else:
                 self._protocol.on_fault(connection)

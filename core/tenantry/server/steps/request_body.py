@@ -47,7 +47,7 @@ class LengthBody:
         return not self._left_bytes
 
     def feed(self, data: bytes) -> tuple[int, bool]:
-        """Take bytes; return how many were taken, and whether there was room for them."""
+        """Take bytes; return how many bytes were taken, and whether the budget sufficed."""
         piece = data[: self._left_bytes]
         if not self.spool.write(piece):
             return 0, False
@@ -74,7 +74,9 @@ class ChunkedBody:
         self._framing_bytes = 0
 
     def feed(self, data: bytes) -> tuple[int, bool]:
-        """Take whole lines and bytes of chunks; return how many bytes, and whether there was room.
+        """Take whole lines and bytes of chunks.
+
+        Return how many bytes, and whether the budget sufficed.
 
         Raises:
             BadRequestError: the framing is malformed.

@@ -54,7 +54,7 @@ class Responses:
         """Seconds for which a connection stays open without a request."""
 
     def start(self, exchange: Exchange) -> None:
-        """Run a request: on this thread if it is likely to be quick."""
+        """Run a request, on this thread if the request is likely to be short."""
         if exchange.body is not None:
             _add_input(exchange)
         self._left_requests -= 1

@@ -40,7 +40,7 @@ class Turns:
             if refusal is not None:
                 self._protocol.responses.refuse(exchange, refusal)
                 return
-        # A request that arrives later does not overtake one of the same tenant that waits.
+        # A request does not overtake an earlier request of the same tenant that still waits.
         if tenant not in self.waiting:
             record = exchange.record = self._admission.enter(exchange.environ)
             if record is not None:
@@ -68,7 +68,8 @@ class Turns:
     def start_waiting(self) -> None:
         """Continue with the waiting requests that may run now."""
         for exchange in list(self._queue.ready(self._enter)):
-            # As calls, because an inline request may start other waiting requests.
+            # The requests start through separate calls, because an inline request may start other
+            # waiting requests.
             self._loop.call(self._begin, exchange.connection, exchange)
 
     def _enter(self, exchange: Exchange) -> bool:

@@ -1,6 +1,6 @@
-"""The wait queue: requests that wait for their turn without a thread.
+"""The wait queue: requests that wait without a thread until they may run.
 
-Without a wait queue, the host would refuse a burst of quick requests, because all requests of a
+Without a wait queue, the host would refuse a burst of short requests, because all requests of a
 burst are in flight at the same moment.
 """
 
@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 from tenantry.http.environ import MAX_WAIT_S
 
 WAIT_S = 1.0
-"""Maximum seconds that a request waits. A request gets its turn even behind hundreds of requests of
-1 ms. A request behind slow requests soon gets a 503."""
+"""Maximum seconds that a request waits. A request runs within this time even behind hundreds of
+requests of 1 ms. A request behind slow requests soon gets a 503."""
 
 MAX_WAITING = 256
 """Maximum number of waiting requests of one tenant in one process. A full queue with requests of 1
@@ -39,8 +39,8 @@ class WaitQueue(Generic[Item]):
 
     def __init__(self) -> None:
         self.tenants: dict[str, deque[tuple[float, Item]]] = {}
-        """The waiting requests of each tenant with their deadlines. The tenant with the next turn
-        comes first."""
+        """The waiting requests of each tenant with their deadlines. The tenant whose request runs
+        next comes first."""
 
     def add(self, tenant: str, item: Item, now: float) -> bool:
         """Add a request at the end of its tenant's queue; return False if the queue is full."""
@@ -72,7 +72,7 @@ class WaitQueue(Generic[Item]):
                 del self.tenants[tenant]
                 item = queue.popleft()[1]
                 if queue:
-                    self.tenants[tenant] = queue  # behind the other tenants
+                    self.tenants[tenant] = queue  # the tenant now comes last
                 yield item
 
     def expired(self, now: float) -> Iterator[Item]:
