@@ -53,7 +53,7 @@ def count_served_calls(host: Host, request: bytes) -> Counter[str]:
 
     The host serves in this process, with the leader, the watcher and the threads of a worker. The
     calls are those of all threads. Of `SERVED` requests, the one with the fewest calls counts,
-    because the server also checks time limits now and then.
+    because the server also checks time limits from time to time.
     """
     seen: list[Counter[str]] = []
     with counting_calls() as calls:

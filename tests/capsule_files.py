@@ -1,4 +1,4 @@
-"""Helps tests read backup files without Tenantry's code, and write malicious ones."""
+"""Helps tests read backup files without Tenantry's code, and write malicious backup files."""
 
 import hashlib
 import io

@@ -99,7 +99,7 @@ def _leak_detector() -> Iterator[None]:
 
 
 def _resources() -> tuple[int, int, int]:
-    # Copy the names in one step, because threads can add and remove names meanwhile.
+    # Copy the names in one step, because threads can add and remove names at any time.
     private = "\n".join(sys.modules).count("@")
     return (threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), private)
 

@@ -45,7 +45,7 @@ class Redis:
         return process
 
     def say(self, command: bytes) -> bytes:
-        """Send one command to Redis. Return the reply, or b"" if there is none."""
+        """Send one command to Redis. Return the reply, or b"" without a reply."""
         with contextlib.suppress(OSError):
             address = ("127.0.0.1", self.port)
             with socket.create_connection(address, timeout=DEADLINE_S) as connection:

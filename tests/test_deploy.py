@@ -123,7 +123,7 @@ def test_a_tenant_answers_through_nginx(
     start_nginx: Callable[[int], int],
     write_tenant: Callable[..., Path],
 ) -> None:
-    """Behind nginx, a tenant's redirect stays under its prefix, and the host's pages are 404."""
+    """Behind nginx, a tenant's redirect stays under its prefix, and the host's pages get 404."""
     write_tenant("acme")
     command = ["gunicorn", "-c", CONFIG_FILE, "--bind", "{bind}", "--workers", "1"]
     server = start_server(command, TENANTRY_TRUSTED_PROXIES="1")

@@ -107,7 +107,7 @@ def test_a_path_under_no_prefix_is_404(
 ) -> None:
     """A path reaches a tenant only by whole segments in the same case.
 
-    All other paths are 404.
+    All other paths get 404.
     """
     write_tenant("acme")
     host.load()
@@ -260,7 +260,7 @@ def test_a_bad_file_affects_its_own_tenant_only(
 
 @pytest.mark.usefixtures("mixed")
 def test_status_lists_mounts_by_name(host: Host) -> None:
-    """The host's status lists tenants by name with state and reason, except disabled ones."""
+    """The host's status lists tenants by name with state and reason, except disabled tenants."""
     host.load()
 
     status = host.status()
@@ -277,7 +277,7 @@ def test_status_lists_mounts_by_name(host: Host) -> None:
 
 @pytest.mark.usefixtures("mixed")
 def test_readyz_counts_tenants_per_state(host: Host, client: Client) -> None:
-    """If a tenant has failed, `/-/readyz` is 503, and shows counts but no names."""
+    """If a tenant has failed, `/-/readyz` gets 503, and shows counts but no names."""
     host.load()
     client.get("/acme/")
 

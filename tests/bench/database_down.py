@@ -86,7 +86,7 @@ def measure(
 
 @contextlib.contextmanager
 def silent(server: rows.Postgres) -> Iterator[None]:
-    """Close a database server's connections, and then accept new ones without a reply."""
+    """Close a database server's connections, and then accept new connections without a reply."""
     with server.connect() as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'down'"

@@ -210,7 +210,8 @@ class Failure(NamedTuple):
     at: float
     text: str
     worker: int
-    """Process ID of the worker that answered before on the connection, or 0 for a new one."""
+    """Process ID of the worker that answered before on the connection, or 0 for a new
+    connection."""
 
 
 @dataclass

@@ -7,7 +7,7 @@ The benchmark has three parts:
 - `start` measures the time from exec to the first 201 of one tenant. With 10,000 tenants, the time
   may be at most 2 times that with 10 tenants.
 - `memory` measures resident memory per tenant: at most 3 KiB for a tenant without requests, and at
-  most 30 KiB for a tenant that has answered one.
+  most 30 KiB for a tenant that has answered a request.
 - `cost` measures processor time per request, on two servers in turn. With 10,000 tenants, a request
   may cost at most 1.05 times as much as with 1 tenant.
 

@@ -50,7 +50,7 @@ FAILURES = ("worker.", "Traceback", "Error handling request", "CRITICAL")
 
 
 def main() -> None:
-    """Run the load, and print what it left behind."""
+    """Run the load, and print the resources that the workers still hold."""
     parser = argparse.ArgumentParser()
     parser.add_argument("minutes", nargs="?", type=float, default=10.0)
     seconds = 60 * parser.parse_args().minutes
@@ -127,7 +127,7 @@ def in_flight(folder: Path) -> int:
 def wait_for_rest(server: Server, folder: Path) -> float:
     """Wait until no request is in flight and no worker closes descriptors any more.
 
-    The workers' loader processes, which end after 10 s, must have ended, too. Return the seconds
+    The workers' loader processes, which end after 10 s, must also have ended. Return the seconds
     that it took. After `SETTLE_S`, what is left counts as left behind.
     """
     began = changed_at = time.monotonic()

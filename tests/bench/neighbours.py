@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def make_site(folder: Path, silent_port: int) -> None:
-    """Create one quiet tenant, three noisy ones, and one with a silent database."""
+    """Create one quiet tenant, three noisy tenants, and a tenant with a silent database."""
     tenants = rows.make_site(folder)
     add_tenants(folder, ("n1", "n2", "n3"))
     url = f"postgresql+psycopg://x:x@127.0.0.1:{silent_port}/x"

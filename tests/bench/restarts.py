@@ -115,7 +115,7 @@ def measure(case: str, folder: Path, bounds: Bounds, *, is_quick: bool) -> None:
 def report(
     case: str, clients: list[Client], calm: list[Window], busy: list[Window], bounds: Bounds
 ) -> None:
-    """Print each figure, beside its bound if it has one."""
+    """Print each figure, and its bound if the figure has a bound."""
     calm_s, busy_s = ([x for one in clients for x in one.seconds(w)] for w in (calm, busy))
     print(f"{case}, {len(busy)} times:\n  calm   {describe(calm_s)}\n  busy   {describe(busy_s)}")
     p99, is_killed = percentile(calm_s, 99), case == "kill"

@@ -131,7 +131,7 @@ def main(period_s: float) -> None:
 
 
 def take_rounds(rewriter: Rewriter) -> tuple[Windows, Windows]:
-    """Return two kinds of windows: calm ones, and those in which acme's file was rewritten."""
+    """Return the calm windows, and the windows in which acme's file was rewritten."""
     calm: Windows = []
     busy: Windows = []
     for _ in range(ROUNDS):
@@ -170,7 +170,10 @@ def p99(clients: list[Client], windows: Windows) -> float:
 
 
 def count_failures(clients: list[Client]) -> int:
-    """Return how many responses failed, were dropped or mixed versions. Print the first ones."""
+    """Return how many responses failed, were dropped or mixed versions.
+
+    Print the first failed requests.
+    """
     failures = [
         f"{one.tenant} {each.text}" for one in clients for each in one.failures + one.reconnects
     ]

@@ -4,7 +4,7 @@
 
 One gunicorn serves the tenant acme with 2 workers of 8 threads. The tenant has the images endpoint
 on SQLite. Eight clients upload 500 images of random noise. From time to time, the benchmark kills
-all workers, and gunicorn starts new ones. The host parks a tenant that had requests in flight in
+all workers, and gunicorn starts new workers. The host parks a tenant that had requests in flight in
 killed workers, so the benchmark enables the tenant immediately, as an operator would.
 
 At the end, the benchmark downloads and compares every image whose upload was confirmed, and every

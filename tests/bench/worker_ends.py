@@ -4,9 +4,9 @@
   requests that take a second. Each request on a kept connection must get its response.
 - `recycle`: gunicorn replaces each worker after about 500 requests (`max_requests`). No request may
   fail.
-- `freeze`: The benchmark stops a worker with SIGSTOP for 10 s. gunicorn kills the worker meanwhile,
-  because its heartbeat stops. Only requests on connections that the worker had accepted may fail or
-  wait.
+- `freeze`: The benchmark stops a worker with SIGSTOP for 10 s. During this time, gunicorn kills the
+  worker, because the worker's heartbeat stops. Only requests on connections that the worker had
+  accepted may fail or wait.
 """
 
 import contextlib

@@ -69,7 +69,7 @@ def test_the_file_of_someone_else_stays(tmp_path: Path) -> None:
 
 
 def test_a_file_that_appears_in_the_meantime_stays(tmp_path: Path) -> None:
-    """A restore does not overwrite a database file that another program creates meanwhile."""
+    """A restore does not overwrite a database file that another program has just created."""
     with new_file(tmp_path / "a") as database:
         write(database)
         (tmp_path / "a").write_text("other")

@@ -58,7 +58,7 @@ def test_get_prints_an_incomplete_answer(
     write_tenant: Callable[..., Path],
     write_endpoint: Callable[[str, str], str],
 ) -> None:
-    """If an app fails while it sends a body, `tenantry get` prints what it has received so far."""
+    """If an app fails while sending a body, `tenantry get` prints the bytes received so far."""
     write_tenant("acme", BLUEPRINTS=[write_endpoint("cut", CUT)])
 
     half, none = tenantry("get", "/acme/half"), tenantry("get", "/acme/none")

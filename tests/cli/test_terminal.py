@@ -186,7 +186,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path, words: str) -> None:
      ("chec", "check"), ("serve --only a", "acme"), ("show b", "")],
 )  # fmt: skip
 def test_a_shell_completes_tenants(tmp_path: Path, line: str, completed: str) -> None:
-    """A shell completes commands, and the names of tenants where a command expects one."""
+    """A shell completes commands, and the names of tenants where a command expects a tenant."""
     words = f"tenantry {line}"
     variables = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
 

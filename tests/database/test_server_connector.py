@@ -218,7 +218,8 @@ def test_a_silent_server_costs_one_time_out(
 ) -> None:
     """If a database server is silent, only one request waits for `connect_timeout`.
 
-    Later requests fail immediately. Idle connections are not used, because they may be silent, too.
+    Later requests fail immediately. Idle connections are not used, because their server may also be
+    silent.
     """
     app = app_with_table(own_server.new_database(), data_dir, budget)
     engine = database_of(app).engine

@@ -317,7 +317,7 @@ def test_an_invalid_thumbnail_size_is_rejected(client: Client, size: str) -> Non
     "unknown", [UNKNOWN, UNKNOWN.replace("-", ""), "/images/urn:uuid:" + UNKNOWN[8:], "/images/%00"]
 )
 def test_an_unknown_id_is_not_found(client: Client, unknown: str, path: str) -> None:
-    """All URLs of an unknown image ID are 404, and so are other spellings of a known ID."""
+    """All URLs of an unknown image ID, and other spellings of a known ID, get 404."""
     answer = client.get(unknown + path)
 
     assert (404, {"message": "There is no image with this id."}) == (
@@ -433,7 +433,7 @@ def test_the_same_bytes_twice_are_two_images_and_one_file(client: Client, data_d
 
 
 def test_missing_content_is_a_server_error(client: Client, data_dir: Path) -> None:
-    """If an image's file is missing, a download is 500, not 404 or an empty response."""
+    """If an image's file is missing, a download gets 500, not 404 or an empty response."""
     image = upload(client)
     next((data_dir / "acme/images").rglob(image["sha256"])).unlink()
 

@@ -104,7 +104,7 @@ def test_slow_bodies_hold_no_thread(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tenants", [4, 7])
 def test_slow_requests_of_other_tenants_leave_room(tmp_path: Path, tenants: int) -> None:
-    """While up to seven tenants hold what they get of eight threads, a quiet tenant is served."""
+    """While up to seven tenants hold all threads that they get, a quiet tenant is served."""
     noisy = [f"noisy{number}" for number in range(tenants)]
     make_hanging_site(tmp_path, quiet={}, **{name: {} for name in noisy})
     with running(COMMAND, tmp_path, "/quiet/") as server:

@@ -111,7 +111,7 @@ def test_a_tenant_that_holds_the_interpreter_lock_is_parked(server: Server, tmp_
 
 
 def test_a_tenant_that_ends_workers_during_its_build_is_parked(tmp_path: Path) -> None:
-    """If building a tenant's app ends workers, that tenant is parked, and no other tenant is."""
+    """If building a tenant's app ends workers, only that tenant is parked."""
     tenants = make_hanging_site(tmp_path, acme={}, globex={})
     package = tmp_path / "stuck/bad"
     package.mkdir()

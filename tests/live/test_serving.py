@@ -129,7 +129,7 @@ def test_run_is_flasks_development_server_for_one_tenant(two_tenants: Path) -> N
 
 
 def test_serve_only_serves_the_chosen_tenants(two_tenants: Path) -> None:
-    """`tenantry serve --only acme` serves and reports only acme; other tenants are 404."""
+    """`tenantry serve --only acme` serves and reports only acme; other tenants get 404."""
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1", "--only", "acme"]
 
     with running(command, two_tenants) as server:
@@ -198,7 +198,7 @@ def test_no_tenant_is_served_on_the_admin_listener(
 
 @pytest.mark.parametrize("path", ["/-/admin/", "/-/admin", "/-/metrics", "/-/", "/-/readyz/"])
 def test_no_operators_page_is_served_on_the_tenants_listener(served: Server, path: str) -> None:
-    """On the tenants' listener, operators' pages such as `/-/metrics` are 404."""
+    """On the tenants' listener, operators' pages such as `/-/metrics` get 404."""
     assert served.get(path)[0].status == 404
 
 

@@ -79,7 +79,7 @@ def test_an_invalid_request_id_is_replaced(client: Client, sent: str | None) -> 
 
 
 def test_each_request_gets_its_own_id(client: Client) -> None:
-    """Ten requests without an ID get ten different ones."""
+    """Ten requests without an ID get ten different IDs."""
     ids = {client.get("/").get_json()["request_id"] for _ in range(10)}
 
     assert len(ids) == 10
@@ -196,7 +196,7 @@ def test_a_405_lists_the_allowed_methods(client: Client) -> None:
 
 
 def test_remote_user_is_removed(client: Client) -> None:
-    """Apps never see a `Remote-User` header, because any client can send one."""
+    """Apps never see a `Remote-User` header, because any client can send such a header."""
     assert client.get("/", headers={"Remote-User": "admin"}).get_json()["user"] is None
 
 

@@ -73,7 +73,7 @@ def test_a_cpu_heavy_tenant_gets_one_slot_beside_other_traffic() -> None:
 
 @pytest.mark.parametrize(("others_s", "rest_s"), [(0.5, 0.2), (0.1, 0.08)])
 def test_a_cpu_heavy_tenant_pauses_between_requests(others_s: float, rest_s: float) -> None:
-    """A CPU-heavy tenant pauses as long as the last request ran, or less beside little load."""
+    """A CPU-heavy tenant pauses for the duration of its last request, or less under little load."""
     clock = Clock()
     share = FairShare(8, clock=clock)
     share.note_used("globex", others_s)

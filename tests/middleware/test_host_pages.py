@@ -95,7 +95,7 @@ def test_readyz_is_503_until_every_file_is_validated() -> None:
 @pytest.mark.parametrize("path", ["/", "/-/", "/-", "/-/livez/", "/-/metrics", "/livez", "/x"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_any_other_path_is_404(path: str, method: str) -> None:
-    """Every other path is 404, whatever the method."""
+    """A request for any other path gets 404, whatever the method."""
     answer = client_of(SERVING).open(path, method=method)
 
     assert (404, "application/problem+json") == (answer.status_code, answer.mimetype)

@@ -220,9 +220,9 @@ def test_a_first_request_finds_room_beside_all_busy_tenants_but_one(threads: int
     ("threads", "bound"), [(1, 1), (2, 3), (4, 6), (8, 12), (12, 18), (16, 31), (64, 127)]
 )
 def test_requests_in_flight_are_bounded(threads: int, bound: int) -> None:
-    """On up to 12 threads, half as many requests again are in flight at most; on more, below 2 N.
+    """On N threads, at most 1.5 N requests are in flight if N ≤ 12, and fewer than 2 N otherwise.
 
-    Each tenant of the first wave takes what it gets; then many tenants take one request each.
+    Each tenant of the first wave takes all it gets; then many tenants take one request each.
     """
     most = 0
     for first_wave in range(threads + 1):
@@ -287,7 +287,7 @@ def test_a_bound_and_the_share_both_hold() -> None:
 
 
 def test_the_scoreboard_names_the_thread_that_runs_a_request() -> None:
-    """A request that one thread admits and another one runs belongs to the latter."""
+    """A request that one thread admits and another thread runs belongs to the second thread."""
     row = _row(Scoreboard())
     in_flight = _in_flight(row=row)
     record = _entered(in_flight)

@@ -47,7 +47,7 @@ def _real() -> Iterator[RealIssuer]:
 
 
 def test_keys_are_found_by_discovery_or_at_jwks_uri(real: RealIssuer) -> None:
-    """Without `jwks_uri`, two requests find the issuer's keys; with `jwks_uri`, one does."""
+    """Without `jwks_uri`, finding the issuer's keys takes two requests; with `jwks_uri`, one."""
     openid = OpenId(real.url, ("shop",))
 
     found = [
@@ -107,7 +107,7 @@ def test_a_refused_connection_is_an_issuer_error() -> None:
 
 @pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", b"x"])
 def test_a_slow_answer_has_one_deadline(part: bytes) -> None:
-    """An issuer that sends a byte now and then cannot extend the timeout of the whole answer."""
+    """An issuer that sends single bytes slowly cannot extend the timeout of the whole answer."""
     done = threading.Event()
 
     def drip(listener: socket.socket) -> None:
@@ -216,7 +216,7 @@ class CachedIssuer:
 
 
 def test_keys_are_read_once_for_many_requests() -> None:
-    """The first request reads the keys, and later requests use the cached ones."""
+    """The first request reads the keys, and later requests use the cached keys."""
     cached = CachedIssuer()
 
     assert [{"one"}] * 3 == [cached.keys_for() for _ in range(3)]
@@ -237,7 +237,7 @@ def test_unknown_keys_cause_one_reading_per_pause() -> None:
 
 
 def test_keys_are_refreshed_in_the_background() -> None:
-    """After `REFRESH_S`, requests use the cached keys until the new ones have been read."""
+    """After `REFRESH_S`, requests use the cached keys until the new keys have been read."""
     cached = CachedIssuer()
     cached.keys_for()
     cached.keys = {"two"}
@@ -252,7 +252,7 @@ def test_keys_are_refreshed_in_the_background() -> None:
 
 
 def test_old_keys_are_refreshed_before_use() -> None:
-    """The first request after `OLD_S` waits for new keys instead of using the cached ones."""
+    """The first request after `OLD_S` waits for new keys instead of using the cached keys."""
     cached = CachedIssuer()
     cached.keys_for()
     cached.keys = {"two"}

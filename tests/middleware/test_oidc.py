@@ -1,4 +1,4 @@
-"""Verification of OpenID Connect tokens: good ones of a real issuer, and many kinds of bad ones."""
+"""Verification of OpenID Connect tokens: good tokens of a real issuer, and bad tokens."""
 
 import base64
 import json
@@ -162,7 +162,7 @@ def test_clocks_may_differ_by_less_than_leeway_s(
 def test_required_claims_must_be_there(
     issuer: Issuer, found: dict[str, Any], is_good: bool
 ) -> None:
-    """Each required claim must be one of the required values, or a list that contains one."""
+    """Each required claim must be a required value, or a list that contains a required value."""
     check = check_of(issuer, claims=(("role", ("shop", "admin")), ("ok", (True,))))
     token = issuer.token(**found)
 

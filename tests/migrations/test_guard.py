@@ -361,7 +361,7 @@ def test_a_build_leaves_a_journal_for_a_downgrade(
 ) -> None:
     """`tenantry db downgrade` undoes the host's own upgrades of all tenants at once.
 
-    The next build does not upgrade a downgraded database again; `tenantry db upgrade` does.
+    Only `tenantry db upgrade`, and not the next build, upgrades a downgraded database again.
     """
 
     def serve() -> tuple[list[int], list[Tenant], str]:

@@ -96,7 +96,7 @@ def test_tenants_beyond_the_limit_are_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_unreadable_database_is_a_503(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """If the usage database is unreadable, `/-/metrics` is 503, and the log gives the reason."""
+    """If the usage database is unreadable, `/-/metrics` gets 503, and the log gives the reason."""
     count(data_dir, "acme").close()
     usage_file(data_dir).write_bytes(b"no database" * 1000)
 
@@ -112,7 +112,7 @@ def test_an_unreadable_database_is_a_503(data_dir: Path, caplog: pytest.LogCaptu
 def test_only_the_operators_listener_serves_metrics(
     start_server: Callable[..., Server], write_tenant: Callable[..., Path]
 ) -> None:
-    """`/-/metrics` is available to operators, and is 404 on the tenants' listener."""
+    """`/-/metrics` is available to operators, and gets 404 on the tenants' listener."""
     write_tenant("acme")
     admin = free_port()
     server = start_server(

@@ -116,7 +116,7 @@ def test_a_collection_changes_no_total(data_dir: Path) -> None:
 
 
 def test_processes_add_up(data_dir: Path) -> None:
-    """Usage totals include running processes, ended ones, and those already collected."""
+    """Usage totals include running processes, ended processes, and collected processes."""
     first, second = count(data_dir, "acme"), count(data_dir, "acme", "globex")
     collect(data_dir)
     first.close()

@@ -76,7 +76,7 @@ def test_the_instance_is_passed_on(acme: AcmeRebuilds) -> None:
 
 @pytest.mark.parametrize("has_newer", [False, True])
 def test_an_unwanted_instance_is_closed(acme: AcmeRebuilds, *, has_newer: bool) -> None:
-    """If a build is canceled, or its file has changed meanwhile, the built app is closed."""
+    """If a build is canceled, or if its file has changed, the built app is closed."""
     acme.start(acme.tenant("v1"))
     acme.wait()
     if has_newer:
@@ -110,7 +110,7 @@ def test_a_failed_build_is_due_again_after_a_pause(acme: AcmeRebuilds) -> None:
 
 
 def test_newer_content_starts_with_the_first_pause(acme: AcmeRebuilds) -> None:
-    """Failures of an older version of a tenant file do not delay builds of a newer one."""
+    """Failures of an older version of a tenant file do not delay builds of a newer version."""
     acme.error = ValueError("no such table")
     for app_name in ("v1", "v1", "v2"):
         acme.start(acme.tenant(app_name))
@@ -122,7 +122,7 @@ def test_newer_content_starts_with_the_first_pause(acme: AcmeRebuilds) -> None:
 
 
 def test_a_build_that_runs_is_not_started_twice(acme: AcmeRebuilds) -> None:
-    """Starting a build that already runs does not start a second one."""
+    """Starting a build that already runs does not start a second build."""
     tenant = acme.tenant("v1")
     acme.start(tenant)
     acme.rebuilds.start(acme.mount, tenant, acme.built.append)

@@ -190,7 +190,7 @@ def test_a_slow_build_delays_no_other_mount(threads: ThreadPoolExecutor) -> None
 
 
 def test_only_the_first_request_waits_for_an_old_build(threads: ThreadPoolExecutor) -> None:
-    """If an app takes long to build, only the first request waits; later ones get 503 at once."""
+    """If an app takes long to build, only the first request waits; later requests get 503."""
     clock, slow = Clock(), SlowBuild()
     mount = make_mount(make_tenant(), slow, clock=clock)
     first: Future[int] = threads.submit(status_of, mount)

@@ -1,4 +1,4 @@
-"""A parked tenant gets 503, except for a trial request now and then in one process."""
+"""A parked tenant gets 503, except for occasional trial requests in one process."""
 
 import os
 from collections.abc import Callable, Iterable

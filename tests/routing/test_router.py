@@ -143,7 +143,7 @@ def test_mounts_are_sorted_by_name() -> None:
 
 
 def test_a_request_sees_one_snapshot() -> None:
-    """A request that has found its tenant is answered even if the tenant is removed meanwhile."""
+    """A request that has found its tenant is answered even if the tenant is then removed."""
     looked_up, replaced = threading.Event(), threading.Event()
 
     class Slow(CountingDict):

@@ -87,7 +87,7 @@ def test_old_deaths_do_not_count(budget: CrashBudget, data_dir: Path, clock: Clo
 
 
 def test_parking_again_lasts_longer(budget: CrashBudget, data_dir: Path, clock: Clock) -> None:
-    """A death after a period of parking counts at once; one right after parking does not count."""
+    """A death long after parking counts at once; a death right after parking does not count."""
     times = []
     for clock.now_s in (0.0, 1.0, 2.0, 3.0, 70.0, 200.0):
         budget.note(ALONE, "the reason")
@@ -103,7 +103,7 @@ def test_parking_again_lasts_longer(budget: CrashBudget, data_dir: Path, clock: 
 def test_shared_deaths_extend_parking_only_when_they_add_up(
     budget: CrashBudget, data_dir: Path, clock: Clock
 ) -> None:
-    """After parking, two deaths with two suspects each count like one."""
+    """After parking, two deaths with two suspects each count as one death."""
     times = []
     for clock.now_s, suspects in enumerate([ALONE] * 3):
         budget.note(suspects, "why")

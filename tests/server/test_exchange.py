@@ -62,7 +62,7 @@ def answering(
 
 
 def test_a_head_has_the_fields_of_the_app_and_of_the_server() -> None:
-    """The server adds the date and the connection, and leaves the other fields as they are."""
+    """The server adds the date and the connection, and leaves the other fields unchanged."""
     headers = [
         ("Content-Length", "2"),
         ("x-Own", "a\xe4"),
@@ -138,7 +138,7 @@ def test_a_head_with_forbidden_characters_becomes_a_500(
 
 
 def test_a_body_of_unknown_length_is_chunked() -> None:
-    """Without a length, each chunk of the app is a chunk of the response; without empty ones."""
+    """Without a length, each chunk of the app that is not empty is a chunk of the response."""
     answered = Answered(answering(b"", b"hello", b"", b"x" * 16))
 
     assert "Transfer-Encoding: chunked" in answered.fields

@@ -147,7 +147,7 @@ def test_a_parked_watcher_wakes_up_for_a_request() -> None:
 
 
 def test_requests_of_many_clients_are_all_answered() -> None:
-    """Sixteen clients on eight threads get one right answer for each request."""
+    """Sixteen clients on eight threads get one correct answer for each request."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         body = environ["PATH_INFO"].encode()
@@ -208,7 +208,7 @@ def test_a_deposed_leader_leaves_its_events_to_its_successor(server: SteppedServ
 
 
 def test_the_watcher_deposes_a_leader_once(server: SteppedServer) -> None:
-    """Only the request that was seen is deposed, not the next one."""
+    """The watcher deposes a leader only for the request that the watcher has seen."""
     loop = server.loop
     appointed: list[bool] = []
     loop._pool.do = lambda _, is_first: appointed.append(is_first)  # type: ignore[method-assign,assignment,misc]
@@ -290,7 +290,7 @@ def test_a_listener_without_clients_is_harmless(server: SteppedServer) -> None:
 
 
 def test_a_call_to_a_closed_connection_is_dropped(server: SteppedServer) -> None:
-    """What was to follow on a connection that is closed meanwhile does not follow."""
+    """A call that waits for a connection is dropped when the connection is closed."""
     called: list[object] = []
     server.connect()
     [connection] = server.connections
@@ -302,7 +302,7 @@ def test_a_call_to_a_closed_connection_is_dropped(server: SteppedServer) -> None
 
 
 def test_a_closed_connection_leaves_the_poller(server: SteppedServer) -> None:
-    """A process that a tenant has started may still hold a copy of the socket."""
+    """The poller drops a closed connection, even if another process holds a copy of the socket."""
     client = server.connect()
     [connection] = server.connections
     copy = os.dup(connection.fd)
@@ -323,7 +323,7 @@ def _has_data(fd: int) -> bool:
 
 
 def test_closing_a_connection_twice_closes_no_other(server: SteppedServer) -> None:
-    """The descriptor of a closed connection may belong to the next one."""
+    """The descriptor of a closed connection may belong to the next connection."""
     first = server.connect()
     [closed] = server.connections
     server.loop.forget(closed)

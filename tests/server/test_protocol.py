@@ -91,7 +91,7 @@ def _admission() -> SmallAdmission:
 
 @pytest.fixture(name="server")
 def _server(admission: SmallAdmission) -> Iterator[SteppedServer]:
-    """Return a server that answers with what it gets."""
+    """Return a server that echoes each request."""
     with stepping(echo, admission) as server:
         yield server
 
@@ -376,7 +376,7 @@ def test_a_response_of_a_full_worker_makes_room_for_another_client() -> None:
 def test_a_worker_without_descriptors_closes_its_idlest_connections(
     server: SteppedServer,
 ) -> None:
-    """When the process runs out of descriptors, silent clients make room for new ones."""
+    """When the process runs out of descriptors, silent clients are closed for new clients."""
     silent = server.connect()
     server.loop._acceptor._lacks_until = server.loop.now + 2 * CLOSE_IDLE_AFTER_S
 
@@ -657,7 +657,7 @@ def test_a_tenant_at_its_maximum_gets_503_at_once(
 
 @pytest.mark.usefixtures("busy")
 def test_a_full_wait_queue_refuses_at_once(server: SteppedServer) -> None:
-    """A tenant with `MAX_WAITING` waiting requests gets 503 for the next one."""
+    """A tenant with `MAX_WAITING` waiting requests gets 503 for the next request."""
     server.connect(GET)
     waiting = server.protocol.turns._queue.tenants
     waiting["acme"] *= MAX_WAITING
@@ -761,7 +761,7 @@ def test_a_fault_at_a_time_limit_costs_one_connection(
 def test_a_client_that_leaves_costs_no_log_line(
     server: SteppedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Clients that leave at any point leave nothing behind, in the log either."""
+    """A client that disconnects at any point leaves neither a connection nor a log line behind."""
     for data in (b"", GET[:5], GET, post(b"a", size=3), post(b"", b"Expect: 100-continue", size=3)):
         client = server.connect(data)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -70,7 +70,7 @@ def test_a_body_without_room_in_memory_goes_to_a_file() -> None:
 
 
 def test_a_body_without_any_room_adds_nothing(tmp_path: Path) -> None:
-    """Without room, `write` returns False, keeps what it has, and opens no file."""
+    """Without free budget, `write` returns False, keeps the stored bytes, and opens no file."""
     budget = SpoolBudget(tmp_path / "spool", memory_bytes=10, disk_bytes=10)
     spool = Spool(budget, "acme")
     written = [spool.write(b"1234"), spool.write(b"5678"), spool.write(b"5")]
@@ -81,7 +81,7 @@ def test_a_body_without_any_room_adds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_tenant_leaves_room_for_another_one() -> None:
-    """A tenant gets as much of the budget as is left over, so another tenant finds room, too."""
+    """A tenant gets a part of the free budget, so the budget also suffices for another tenant."""
     budget = SpoolBudget(memory_bytes=100)
 
     taken = [
@@ -93,7 +93,7 @@ def test_a_tenant_leaves_room_for_another_one() -> None:
 
 
 def test_a_full_disk_costs_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """If the disk is full, the reserved room becomes free, and the body has what it had."""
+    """If the disk is full, the reserved budget becomes free, and the body keeps its bytes."""
 
     def fail(**_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -490,7 +490,7 @@ def test_bodies_over_the_budget_get_503_and_others_are_served(folder: Path) -> N
 
 @pytest.mark.live
 def test_a_worker_out_of_file_descriptors_keeps_serving(folder: Path) -> None:
-    """With 64 descriptors and 200 silent clients, the silent ones are closed and others served."""
+    """With 64 descriptors and 200 silent clients, silent clients are closed and others served."""
     words = [program(COMMAND[0]), *COMMAND[1:]]
     command = ["sh", "-c", 'ulimit -n 64; exec "$0" "$@"', *words]
 

@@ -53,7 +53,7 @@ def test_the_first_place_counts(places: dict[str, Place], first: int) -> None:
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 @pytest.mark.parametrize("place", ["variable", "data"])
 def test_a_trailing_newline_is_removed(places: dict[str, Place], place: str, end: str) -> None:
-    """`secret()` removes a trailing newline from a file, because editors add one."""
+    """`secret()` removes a trailing newline from a file, because editors add a newline."""
     places[place](f" a key {end}")
 
     assert " a key " == secret(NAME)

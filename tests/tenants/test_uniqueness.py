@@ -124,7 +124,7 @@ def test_a_database_is_free_although_its_link_has_changed(tmp_path: Path) -> Non
 
 
 def test_a_new_version_frees_what_the_old_one_had() -> None:
-    """If a tenant changes its URL prefix and secret key, other tenants may use the old ones."""
+    """If a tenant changes its URL prefix and secret key, other tenants may use the old values."""
     accepted = AcceptedTenants()
     accepted.add(_tenant("acme", SECRET_KEY=KEY))
     accepted.add(_tenant("acme", SECRET_KEY=OTHER_KEY, URL_PREFIX="/else"))

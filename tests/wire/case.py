@@ -1,9 +1,9 @@
-"""One case of the wire corpus: the bytes that a client sends, and every right answer.
+"""One case of the wire corpus: the bytes that a client sends, and every correct answer.
 
 The tables in `cases/` use the short names of this module. A case states what the specifications
 say, not what a server does today. Where a specification allows several answers, the case lists all
 of them. Where a specification allows a lenient and a strict reading of bytes that another server
-can read differently, only the strict reading is right, because the difference lets a client
+can read differently, only the strict reading is correct, because the difference lets a client
 smuggle a request past a proxy.
 """
 
@@ -38,7 +38,7 @@ Sent = tuple[bytes | Step, ...]
 
 @dataclass(frozen=True)
 class Seen:
-    """What the app saw of one request. None means that any value is right."""
+    """What the app saw of one request. None means that any value is correct."""
 
     method: str | None = None
     path: str | None = None
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Answer:
-    """A right answer to all bytes of a case."""
+    """A correct answer to all bytes of a case."""
 
     statuses: tuple[int, ...]
     """The status of each response in order, interim responses included."""
@@ -68,7 +68,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Case:
-    """The bytes of one connection, and the right answers."""
+    """The bytes of one connection, and the correct answers."""
 
     name: str
     spec: str
@@ -76,7 +76,7 @@ class Case:
     sent: Sent
     answers: tuple[Answer, ...]
     why: str = ""
-    """Why the answers are right, if the section alone does not say so."""
+    """Why the answers are correct, if the section alone does not say so."""
     listener: str = "plain"
     """The server that the case needs: `plain`, or `proxy` with a required PROXY line."""
 
@@ -147,7 +147,7 @@ REFUSED_OR_NO_ANSWER = (*REFUSED, *NO_ANSWER)
 
 
 def ok_then(seen: Seen | tuple[Seen, ...], *statuses: int) -> Answer:
-    """Return the answer of an app that sees requests, and then the refusal of the next one."""
+    """Return the answer of an app that sees requests, and then the refusal of the next request."""
     all_seen = seen if isinstance(seen, tuple) else (seen,)
     return Answer((200,) * len(all_seen) + statuses, frozenset({End.CLOSED}), all_seen)
 

@@ -2,10 +2,10 @@
 
     python tests/wire/compare.py [--only NAME] [--details]
 
-The table counts the right and wrong answers of each server: Tenantry's worker, gunicorn's gthread
+The table counts the correct and wrong answers of each server: Tenantry's worker, gunicorn's gthread
 worker with the same limits, and, for information, nginx in front of Tenantry's worker. Below the
-table is each case that gthread answers right and Tenantry's worker answers wrong. The exit code is
-1 if there is such a case.
+table is each case that gthread answers correctly and Tenantry's worker answers wrongly. The exit
+code is 1 if there is such a case.
 """
 
 import argparse

@@ -209,7 +209,7 @@ def play_all(
 
 
 def problems(case: Case, outcome: Outcome) -> list[str]:
-    """Return why an outcome is wrong, compared with the nearest right answer; empty if right."""
+    """Return why an outcome differs from the nearest correct answer; empty if equal."""
     return min((_differences(one, outcome) for one in case.answers), key=len)
 
 

@@ -9,7 +9,7 @@ a nonce that the app returns. The fuzzer fails if one of these happens:
 - A response is not well-formed, or is cut off, or the connection is reset or silent.
 - A response has a nonce that its connection did not send, or that comes out of order.
 - The first request, which is complete, is not answered.
-- The app gets a request for another tenant than the tenant that the worker has admitted.
+- The app gets a request for a tenant other than the one that the worker has admitted.
 
 To repeat one mutant, give its number and the seed: `fuzz.py 1 --seed 7 --first 1234`.
 """
@@ -79,7 +79,7 @@ class Received:
 
 
 def find_problem(mutant: Mutant, data: bytes, report: Report) -> str:
-    """Return what is wrong with the received bytes of a mutant; empty if nothing is."""
+    """Return what is wrong with the received bytes of a mutant; empty if the bytes are correct."""
     try:
         responses = list(_responses(data, is_head=b"HEAD" in mutant.sent))
     except (MalformedResponseError, CutResponseError) as error:
@@ -113,7 +113,7 @@ def _mixed_up(sent: bytes, answered: Sequence[Response]) -> str:
 
 
 def _mismatch(answered: Sequence[Response], report: Report) -> str:
-    """Return the request that reached another tenant than the worker has admitted."""
+    """Return the request that reached a tenant other than the one that the worker has admitted."""
     for response in answered:
         admitted, tenant = response.headers["x-admitted"], response.headers["x-tenant"]
         report.compared += 1

@@ -20,7 +20,7 @@ def test_no_two_cases_are_equal() -> None:
 
 
 def test_each_case_names_its_specification() -> None:
-    """Each case names a section, or the limits of the contract, and has a right answer."""
+    """Each case names a section, or the limits of the contract, and has a correct answer."""
     spec = re.compile(r"(RFC \d{4}|PROXY protocol) §[\d.]+|Limits of the contract")
 
     assert [] == [case.name for case in CASES if not spec.fullmatch(case.spec) or not case.answers]

@@ -70,7 +70,7 @@ def _outcome(body: bytes = b'{"PATH_INFO": "/a"}', end: str = OPEN.value) -> Out
 
 
 def test_a_right_outcome_has_no_problem() -> None:
-    """An outcome that equals a right answer has no problem."""
+    """An outcome that equals a correct answer has no problem."""
     assert [] == problems(CASE, _outcome())
 
 
@@ -85,7 +85,7 @@ def test_a_right_outcome_has_no_problem() -> None:
     ],
 )
 def test_a_wrong_outcome_has_a_problem(outcome: Outcome) -> None:
-    """Another status, end, path or header than the right one is a problem."""
+    """A status, end, path or header that differs from the correct answer is a problem."""
     assert [] != problems(CASE, outcome)
 
 

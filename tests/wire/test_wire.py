@@ -20,7 +20,7 @@ def _outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ou
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_each_case_gets_a_right_answer(case: Case, outcomes: dict[str, Outcome]) -> None:
-    """The worker gives a right answer to the case."""
+    """The worker gives a correct answer to the case."""
     found = problems(case, outcomes[case.name])
 
     assert [] == found, f"{case.spec}: {case.why}"

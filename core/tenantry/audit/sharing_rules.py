@@ -42,7 +42,8 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "tenantry.observability.usage_counters.UsageCounters": "counts the usage of all tenants",
     "tenantry.private_code.sources.Sources": "compiles the code of all tenants",
 }
-"""Maps each type whose instances two apps may share to the reason. Subclasses may be shared, too.
+"""Maps each type whose instances two apps may share to the reason. Subclasses of these classes may
+also be shared.
 
 If two apps share a mutable object of any other type, the audit reports the object.
 """

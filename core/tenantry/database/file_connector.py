@@ -21,8 +21,8 @@ _logger = logging.getLogger(__name__)
 class FileConnector:
     """Opens connections to the SQLite file of a tenant.
 
-    SQLite creates a missing file, so nobody would notice that an empty database has replaced a
-    deleted one. Therefore, a marker file, `<file>.made`, records that the database existed. All
+    SQLite creates a missing file, so an empty database would replace a deleted database without
+    notice. Therefore, a marker file, `<file>.made`, records that the database existed. All
     processes see the marker file, even after a restart. If the marker file cannot be written, only
     the current process remembers that the database existed.
 

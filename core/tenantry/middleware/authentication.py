@@ -3,7 +3,7 @@
 This head check decides before the host calls the app or reads a request body.
 
 - `X-API-Key` takes precedence over `Authorization`. If a request has both headers, the app receives
-  `Authorization` unchanged, unless that header contains a client key, too.
+  `Authorization` unchanged, unless that header also contains a client key.
 - The check removes the key from the request, so that no app, extension or error report can store or
   log a key. In place of the key, the WSGI environ contains the client's name and a token's claims.
 - The check refuses CORS preflight requests, which never contain a key, because the app must not run

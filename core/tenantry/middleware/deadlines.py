@@ -62,7 +62,7 @@ class Watchdog:
         """Return the number of threads that stuck requests hold.
 
         A thread that waits for its client does not count, because a slow client must not look like
-        an app that hangs. A stream that sends bytes within each deadline does not count either.
+        an app that hangs. A stream that sends bytes within each deadline does not count as stuck.
         """
         now_ns = self._clock_ns()
         return sum(

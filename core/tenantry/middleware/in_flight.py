@@ -71,7 +71,7 @@ class RequestsInFlight:
 
     Args:
         share: the rule of fair share in this process.
-        row: the scoreboard's row for the requests of this process; None if there is none.
+        row: the scoreboard's row for the requests of this process; None if the process has no row.
     """
 
     def __init__(self, share: FairShare, row: Row | None = None) -> None:

@@ -30,7 +30,7 @@ REFRESH_S = 300.0
 working."""
 
 OLD_S = 3600.0
-"""Age in seconds from which a request waits for new keys instead of using the old ones. Keys become
+"""Age in seconds from which a request waits for new keys instead of using the old keys. Keys become
 this old if a tenant gets no requests, or if the issuer is down."""
 
 UNKNOWN_PAUSE_S = 30.0

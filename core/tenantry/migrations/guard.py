@@ -155,7 +155,7 @@ class MigrationGuard:
             return _response(TIMED_OUT)
         if not is_error or not g.pop(_HAS_MISSED, False) or not self._is_guarded():
             return response
-        # `check` needs a connection, but the session may hold the only one.
+        # `check` needs a connection, but the session may hold the only free connection.
         db.session.close()
         if not self.is_open:
             # The database is down, so the response is 503 in any case.
@@ -360,6 +360,6 @@ def forbid_upgrades(app: Flask) -> None:
 
 
 def database_problem(app: object) -> str:
-    """Return the problem of an app's database for operators, or "" if there is none."""
+    """Return the problem of an app's database for operators, or "" without a problem."""
     guard = app.extensions.get(_EXTENSION) if isinstance(app, Flask) else None
     return guard.problem if isinstance(guard, MigrationGuard) else ""

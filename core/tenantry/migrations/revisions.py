@@ -118,7 +118,8 @@ def _without_bundled(revisions: frozenset[str]) -> frozenset[str]:
 def _may_belong(revision: str, branch: Branch) -> bool:
     """Whether a revision may come from a newer version of an endpoint.
 
-    If all known revisions of the endpoint begin with its name, a newer revision does, too.
+    If all known revisions of the endpoint begin with its name, a newer revision must also begin
+    with the name.
     """
     has_name = _name_pattern(branch.endpoint).match
     return bool(has_name(revision)) or not all(has_name(known) for known in branch.revisions)

@@ -44,7 +44,7 @@ def read_versions(url: "URL", options: Mapping[str, Any] = NO_OPTIONS) -> frozen
 
     Raises:
         LostDatabaseError: the SQLite file existed and is missing now.
-        SchemaError: the connection uses another schema than the database URL names.
+        SchemaError: the connection uses a schema other than the one in the database URL.
         Exception: the database cannot be read. The type of the exception depends on the driver.
     """
     if url.get_backend_name() == "sqlite" and not sqlite_file_exists(url):
@@ -71,7 +71,7 @@ def read_versions_on(connection: "Connection") -> frozenset[str]:
     """Read the revisions of a database with an open connection, in a new transaction.
 
     Raises:
-        SchemaError: the connection uses another schema than the database URL names.
+        SchemaError: the connection uses a schema other than the one in the database URL.
         Exception: the database cannot be read. The type of the exception depends on the driver.
     """
     return read_version_table(connection) or frozenset()

@@ -65,7 +65,7 @@ def wait_until_followed(
         data_dir: the host's data folder.
         gone: the name of a tenant whose file was removed.
         present: the name of a tenant whose file was written.
-        digest: the digest of the file of `present`; "" for any.
+        digest: the digest of the file of `present`; "" for any digest.
 
     Raises:
         TenantryError: a worker has not loaded the change after `QUIET_TIMEOUT_S`.

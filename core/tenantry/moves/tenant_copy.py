@@ -13,7 +13,7 @@ from tenantry.capsules.sqlite_copy import companion_of, copy_database, is_sqlite
 
 
 def copy_tenant_folder(source: Path, target: Path, *, old: str, new: str) -> None:
-    """Copy a tenant's folder to a new folder, which replaces an existing one.
+    """Copy a tenant's folder to a new folder, which replaces an existing folder.
 
     Args:
         source: the tenant's folder.

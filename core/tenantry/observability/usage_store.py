@@ -43,12 +43,12 @@ LOCK_TIMEOUT_S = 30.0
 """Seconds that one collection waits for another collection. A collection takes milliseconds."""
 
 DELETED_FILE_KEPT_S = 3600.0
-"""Seconds that the database remembers what it has collected from a deleted file. A reader that has
+"""Seconds that the database remembers the counts collected from a deleted file. A reader that has
 read the file before its deletion must not count the file twice."""
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 _MERGES = ((MINUTE, HOUR, 2 * DAY), (HOUR, DAY, 62 * DAY))
-"""How old buckets are merged into longer ones: the length of the old buckets, the length of the
+"""How old buckets are merged into longer buckets: the length of the old buckets, the length of the
 merged buckets, and the age from which buckets are merged, in seconds."""
 
 _COUNTS = Counts._fields

@@ -54,7 +54,7 @@ def watch_folder(
     while not stopping.is_set():
         try:
             _watch_one_folder(folder, stopping, notify, set_reliable)
-        except Exception as error:  # noqa: BLE001 - the follower polls the folder meanwhile
+        except Exception as error:  # noqa: BLE001 - the follower polls the folder instead
             if not is_logged:
                 facts = {"folder": str(folder), "reason": str(error)}
                 _logger.warning("tenants_folder.not_watched", extra=facts)

@@ -40,8 +40,8 @@ class Instance:
         close: frees the resources of the app; called once.
         app: the Flask app. The instance keeps only a weak reference, so that the app can be freed
             after `close`.
-        head_checks: the decisions that a server can make before it calls `wsgi`; None if there are
-            none.
+        head_checks: the decisions that a server can make before it calls `wsgi`; None without head
+            checks.
         clock: returns monotonic seconds.
     """
 

@@ -191,7 +191,7 @@ class Mount:
     def refuse_by_head(self, environ: "WSGIEnvironment") -> Refusal | None:
         """Return the response that the head of a request already determines, or None.
 
-        Builds the instance if there is none. A later call of the mount decides the same.
+        Builds a missing instance. A later call of the mount decides the same.
         """
         maintenance = self._maintenance()
         if maintenance is not None:
@@ -404,7 +404,10 @@ class Mount:
         return instance
 
     def close(self) -> Instance | None:
-        """Stop serving, and return the retired instance if there was one. Idempotent."""
+        """Stop serving, and return the retired instance, or None without an instance.
+
+        Idempotent.
+        """
         with self._lock:
             self._is_closed = True
             instance, self.instance = self.instance, None

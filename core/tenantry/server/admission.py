@@ -1,8 +1,8 @@
 """Admission: what the server asks before, and tells after, it runs a request.
 
 `TenantAdmission` decides which tenant's requests may run. `OpenAdmission` serves any other WSGI
-application than the host. Every method is a fast look-up, except `refusal`, for which `is_quick`
-says whether it is.
+application than the host. Every method except `refusal` is a fast look-up. `is_quick` says whether
+a call of `refusal` is fast.
 """
 
 from collections.abc import Callable, Mapping
@@ -219,7 +219,7 @@ class OpenAdmission:
 
 
 class _Token:
-    """The right to run one request."""
+    """The permission to run one request."""
 
     is_quick = True
     is_over = False

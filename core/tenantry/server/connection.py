@@ -74,8 +74,8 @@ class Connection:
         self.sent_exchange: Exchange | None = None
         """The request whose response is being sent."""
         self.outbox: _Outbox | None = None
-        # Protects `outbox` while a thread runs the request, because the leader sends meanwhile.
-        # Held while a `_Room` takes its own lock, which protects two numbers.
+        # Protects `outbox` while a thread runs the request, because the leader sends at the same
+        # time. Held while a `_Room` takes its own lock, which protects two numbers.
         self._outbox_lock = threading.Lock()
         self.sent_bytes = 0
         """Bytes of all responses that the system has accepted."""
@@ -86,12 +86,12 @@ class Connection:
         self.deadline = 0.0
         """When the connection is given up, in seconds of the monotonic clock."""
         self.since = 0.0
-        """When the client's current body or response began to move."""
+        """The time at which the client's current body or response began to move."""
         self.moved_bytes = 0
         self.drained_bytes = 0
 
     def receive(self, size_bytes: int) -> bytes | None:
-        """Return bytes that have arrived; None if there are none; empty at the end."""
+        """Return bytes that have arrived; None if no bytes have arrived; b"" at the end."""
         try:
             return self.sock.recv(size_bytes)
         except BlockingIOError:

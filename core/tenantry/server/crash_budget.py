@@ -23,8 +23,8 @@ from tenantry.tenants.operator_state import (
 )
 
 LIMIT = 3.0
-"""Number of strikes within `WINDOW_S` that park a tenant. One or two workers can end for another
-reason than the tenant."""
+"""Number of strikes within `WINDOW_S` that park a tenant. One or two workers can end for a reason
+unrelated to the tenant."""
 
 OWN = 2
 """Minimum number of whole strikes, with one suspect each, among the strikes that park a tenant.
@@ -53,7 +53,7 @@ class _Record:
     """Number of consecutive times that the tenant was parked."""
     parked_at: float = -math.inf
     last_at: float = -math.inf
-    """When the tenant got its last strike or share of a strike."""
+    """The time at which the tenant got its last strike or share of a strike."""
 
 
 def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[list[str], str]:

@@ -83,7 +83,7 @@ class Exchange:
         self.body: Spool | None = None
         self.receiving: LengthBody | ChunkedBody | None = None
         self.waits_for_room_since = 0.0
-        """When the body began to wait for a part of the budget; 0 if the body does not wait."""
+        """The time at which the body began to wait for budget; 0 if the body does not wait."""
         self._status = ""
         self._headers: list[tuple[str, str]] = []
         self.is_head_sent = False

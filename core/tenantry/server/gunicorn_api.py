@@ -58,7 +58,7 @@ def missing_names() -> list[str]:
 
 
 def why_not_ours(cfg: Any) -> str:
-    """Return why gunicorn's own threaded worker has to serve; empty if ours can."""
+    """Return why gunicorn's own threaded worker has to serve; empty if Tenantry's can."""
     missing = missing_names()
     if missing:
         return f"this version of gunicorn has no {', '.join(missing)}"

@@ -1,6 +1,6 @@
 """Replaces the workers of running gunicorn masters one by one, without a failed request.
 
-gunicorn's own SIGHUP ends the old workers before the new ones have started, so requests wait. A
+gunicorn's own SIGHUP ends the old workers before the new workers have started, so requests wait. A
 rolling restart adds one new worker for each old worker with SIGTTIN, and then ends the old workers
 with SIGTTOU, because gunicorn ends the oldest worker first.
 """
@@ -102,7 +102,7 @@ def _replace(data_dir: Path, master: int, old: Collection[int]) -> None:
 def _end_added_workers(master: int, count: int) -> None:
     """End workers one by one, because a process receives only one of two equal pending signals."""
     for _ in range(count):
-        # The caller raises the first error; the remaining workers must end, too.
+        # The caller raises the first error; the remaining workers must also end.
         with suppress(TenantryError):
             workers = child_processes(master)
             _send(master, signal.SIGTTOU)

@@ -272,7 +272,7 @@ class _TrustedPeers:
         self._networks = [] if self._is_any else [ip_network(one) for one in allowed if one]
 
     def __call__(self, peer: Any) -> bool:
-        """Whether the peer of a connection is trusted; a peer on a Unix socket is."""
+        """Whether the peer of a connection is trusted. Every peer on a Unix socket is trusted."""
         if self._is_any or not isinstance(peer, tuple):
             return True
         address = ip_address(peer[0])

@@ -35,7 +35,7 @@ class Claims(NamedTuple):
 
 
 class LastGood:
-    """The record of one host.
+    """The record of what served last on one host.
 
     Each worker process reads the record at its start, and then updates the record.
 

@@ -70,7 +70,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def found_before(name: str) -> str:
-    """Return the place where `secret` finds a value before `<data>/secrets`, or "" if none."""
+    """Return where `secret` finds a value before `<data>/secrets`, or "" if it finds no value."""
     if name in os.environ:
         return f"environment variable {name}"
     return next((path for path in _files(name)[:-1] if os.path.exists(path)), "")

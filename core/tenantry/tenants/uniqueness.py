@@ -54,7 +54,7 @@ class AcceptedTenants:
             self._below.setdefault(parent, set()).add(tenant.name)
 
     def remove(self, name: str) -> None:
-        """Free the claims of the accepted tenant with this name, if there is one."""
+        """Free the claims of the accepted tenant with this name, if any."""
         tenant = self._tenants.pop(name, None)
         if tenant is None:
             return

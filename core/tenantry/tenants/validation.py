@@ -147,8 +147,8 @@ def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
             secrets=loaded.secrets,
         )
     except TenantFileError as error:
-        # A key whose value is not plain data already has a problem, so it is not reported as
-        # missing, too.
+        # A key whose value is not plain data already has a problem, so the key is not also reported
+        # as missing.
         reported = {problem.key for problem in problems}
         problems += [problem for problem in error.problems if problem.key not in reported]
     problems += _missing_endpoints(loaded.file, _blueprints(loaded.values))
@@ -217,7 +217,7 @@ def parse_tenant(
 
 
 def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> tuple[str, ...]:
-    """Return the keys whose values contain a secret although their names do not suggest one."""
+    """Return the keys whose values contain a secret although the names do not suggest a secret."""
     if not secrets:
         return ()
     pairs = {

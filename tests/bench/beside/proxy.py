@@ -43,8 +43,8 @@ location ~ ^/(?<tenant>[a-z0-9]+)(?<rest>/.*)$ {
             uwsgi_pass unix:run/$tenant.sock;
         }""",
 )
-"""The same for the Emperor. The path of a vassal's socket contains the tenant's name, so nginx
-needs no reload."""
+"""The lines of the configuration, outside and inside `server`, for the Emperor. The path of a
+vassal's socket contains the tenant's name, so nginx needs no reload."""
 
 
 def start(service: Service, lines: tuple[str, str]) -> None:

@@ -56,7 +56,7 @@ SETTLE_S = 0.5
 
 
 def program(name: str) -> str | None:
-    """Return the path of a program of the Python environment or of the system, if there is one."""
+    """Return the path of a program of the Python environment or of the system, or None."""
     beside = Path(sys.executable).with_name(name)
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     return str(beside) if beside.exists() else shutil.which(name, path=path)

@@ -127,7 +127,7 @@ SHORT = SimpleNamespace(environ={})
 
 
 def test_requests_wait_for_their_instance_together() -> None:
-    """All requests of a tenant whose instance is built have the deadline of the first one."""
+    """All requests of a tenant whose instance is built have the deadline of the first request."""
     queue = WaitQueue[SimpleNamespace]()
     added = [queue.add("a", LONG, NOW), queue.add("a", SHORT, NOW + 5), queue.add("g", SHORT, NOW)]
 

@@ -3,7 +3,8 @@
 from case import CLOSED, DECLINED, REFUSED, Case, Seen, declined, get, lines, ok, refused
 
 # The grammar of RFC 3986 excludes these characters. RFC 9112 §3 says that a server "SHOULD respond
-# with 400", but browsers send some of them, so an answer that keeps them raw is also right.
+# with 400", but browsers send some of them, so an answer that keeps these characters raw is also
+# correct.
 _RAW_OR_REFUSED = "A target with a character outside the grammar is rejected or kept as it is."
 
 _REFUSED_CONNECT = refused(400, 405, 501)

@@ -29,7 +29,7 @@ class ImageContents:
     profile: bytes = b""
     """The ICC profile, unchecked, or nothing."""
     color_chunks: Sequence[tuple[bytes, bytes]] = ()
-    """The chunks of a PNG that describe colors in another way than a profile: type and data."""
+    """The type and data of each PNG chunk, other than a profile, that describes colors."""
 
     def pixel_file(self, data: mmap.mmap) -> bytes:
         """Return a file of the same format that contains nothing but pixels."""

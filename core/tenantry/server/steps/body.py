@@ -133,8 +133,8 @@ class RequestBodies:
         elif self._loop.now - since >= ROOM_TIMEOUT_S:
             self._protocol.responses.refuse(exchange, (HOST_BUSY, []))
         else:
-            # As a call, because the request may run at once, and another thread may become the
-            # leader meanwhile.
+            # The step continues through a separate call, because the request may run at once, while
+            # another thread becomes the leader.
             exchange.connection.deadline = math.inf
             self._loop.call(self._retry_room, exchange.connection, exchange)
 

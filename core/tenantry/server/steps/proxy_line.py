@@ -33,12 +33,12 @@ _V2_LOCAL, _V2_PROXY = 0x20, 0x21
 
 
 def read_proxy_line(connection: Connection, template: "EnvironTemplate") -> bool:
-    """Take the PROXY line from the buffer of a new connection, which begins with one.
+    """Remove the PROXY line from the start of a new connection's buffer.
 
     Return False if more bytes have to arrive first.
 
     Raises:
-        BadRequestError: the line is missing or malformed, or the peer may not send one.
+        BadRequestError: the line is missing or malformed, or the peer may not send such a line.
     """
     data, mode = connection.buffer, template.proxy_mode
     for signature, version in ((_V2_SIGNATURE, "v2"), (b"PROXY ", "v1")):

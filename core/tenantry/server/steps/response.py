@@ -132,7 +132,7 @@ class Responses:
             self._loop.forget(connection)
         elif exchange.is_kept_alive:
             connection.since = self._loop.now
-            if connection.buffer:  # the state stays BUSY, so nothing is received meanwhile
+            if connection.buffer:  # the state stays BUSY, so no bytes are received
                 self._loop.call(self._protocol.heads.next_request, connection)
                 return
             connection.state = HEAD
