@@ -1,4 +1,7 @@
-"""A sample tenant. Its secret is made on first use; for your own, run `tenantry new NAME`."""
+"""A sample tenant. The host creates its secret on first use.
+
+To create a tenant of your own, run `tenantry new NAME`.
+"""
 
 from tenantry import secret
 

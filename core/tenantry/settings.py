@@ -38,7 +38,10 @@ class SettingsError(ValueError):
 
 
 class HostSettings(BaseSettings):
-    """The settings of one host. Immutable; `read_settings` reads them from the environment."""
+    """The settings of one host.
+
+    The settings are immutable. `read_settings` reads the settings from the environment.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 

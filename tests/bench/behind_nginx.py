@@ -5,7 +5,7 @@
 nginx with `config/nginx-site.conf` keeps connections to one gunicorn with 2 workers of 8 threads.
 Four noisy clients post bodies of 150 kB, which the host refuses in turn: with 401, because the key
 is missing; with 413, because the body is too large for the tenant; with 404, because no tenant has
-the path. Beside them, four clients of the quiet tenant post and get in turn.
+the path. At the same time, four clients of the quiet tenant post and get alternately.
 
 The head of a response is a promise: after `Connection: keep-alive`, nginx sends the next request on
 the same connection, and this request is lost if the server then closes the connection. No request

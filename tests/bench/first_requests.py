@@ -6,9 +6,9 @@
 - idle: A host of two workers starts with 100 idle tenants, whose endpoints have 150 lines. As soon
   as the host answers, 8 clients request all tenants in the same order, so that up to 8 requests
   wait for each build. Each round starts a new host.
-- killed: 8 clients request the tenants in turn, each time on a new connection. Meanwhile, all
-  workers are killed at once (SIGKILL), several times. A request that a killed worker has accepted
-  may be cut.
+- killed: 8 clients request the tenants in turn, each time on a new connection. While the clients
+  run, all workers are killed at once (SIGKILL), several times. A request that a killed worker has
+  accepted may be cut.
 
 No tenant is at fault, so every response must have the status 200.
 """

@@ -41,7 +41,7 @@ SETTLE_S = 40.0
 than the time that a slow client has for a request body."""
 
 QUIET_S = 4.0
-"""Time without a change after which a worker is at rest: twice as long as the server keeps a
+"""Seconds without a change after which a worker is at rest: twice as long as the server keeps a
 connection that it has closed itself."""
 
 POOL_THREADS = 2 * 8 + SPARE_THREADS
@@ -128,7 +128,7 @@ def wait_for_rest(server: Server, folder: Path) -> float:
     """Wait until no request is in flight and no worker closes descriptors any more.
 
     The workers' loader processes, which end after 10 s, must also have ended. Return the seconds
-    that it took. After `SETTLE_S`, what is left counts as left behind.
+    until all workers were at rest. After `SETTLE_S`, what is left counts as left behind.
     """
     began = changed_at = time.monotonic()
     seen = ""

@@ -68,7 +68,7 @@ class Request:
     nonce: str
     body: bytes | None = None
     chunk_bytes: int = 0
-    """Size of the chunks of the body; 0 for a body with a length."""
+    """Size in bytes of the chunks of the body; 0 for a body with a length."""
     is_last: bool = False
     """Whether the request asks for `Connection: close`."""
 

@@ -35,7 +35,7 @@ from loads import Bounds, Connection, Server, describe, landing_text, percentile
 QUIET_CLIENTS = 4
 NOISY_CLIENTS = 32
 RAMP_S = 2.0
-"""Time between the first noisy request and the measurement."""
+"""Seconds between the first noisy request and the measurement."""
 
 NOISY = """\
 import time

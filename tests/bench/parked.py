@@ -3,9 +3,9 @@
     python tests/bench/parked.py [--seconds 60]
 
 One gunicorn serves all tenants with 2 workers of 8 threads. Two clients repeatedly request a view
-of `acme` that holds the interpreter lock in a catastrophic regular expression. Meanwhile, four
-clients request a page of `globex`. The host must park `acme` (answer 503 for it) within 20 s, and
-no request of `globex` may fail after that.
+of `acme` that holds the interpreter lock in a catastrophic regular expression. At the same time,
+four clients request a page of `globex`. The host must park `acme` (answer 503 for it) within 20 s,
+and no request of `globex` may fail after that.
 """
 
 import argparse
@@ -27,7 +27,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from hanging import make_hanging_site
 
 PATIENCE_S = 30.0
-"""Time-out of a client. The time is longer than a worker may hang."""
+"""Timeout of a client in seconds, which is longer than a worker may hang."""
 
 
 @dataclass

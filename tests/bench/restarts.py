@@ -57,7 +57,7 @@ AFTER_S = 2.0
 ROUNDS = 5
 WAIT_RATIO = 3
 LATE_S = 2.0
-"""Time after which a killed worker may cause no more failures.
+"""Seconds after which a killed worker may cause no more failures.
 
 Requests in flight in the killed worker fail immediately.
 """

@@ -41,7 +41,7 @@ CONNECTIONS = 64
 """Number of connections to each attacked tenant."""
 
 TICK_S = 0.25
-"""Time between two pieces that a slow client sends or reads."""
+"""Seconds between two pieces that a slow client sends or reads."""
 
 PAUSE_S = 0.02
 LONGEST_WAIT_S = 0.5
@@ -77,7 +77,7 @@ class Attack:
     read_bytes: int = 65536
     """Number of bytes that the client reads in each tick."""
     held_s: float = 0.0
-    """Time for which the client keeps its end open after the server's end is closed."""
+    """Seconds for which the client keeps its end open after the server's end is closed."""
 
 
 CHUNKED = "Transfer-Encoding: chunked\r\n\r\n"

@@ -42,7 +42,10 @@ __all__ = ["acme_fixture", "things_fixture", "write_shop_fixture"]
 def test_another_program_reads_a_capsule(
     settings: HostSettings, acme: Path, tmp_path: Path
 ) -> None:
-    """Other programs can read a backup file (a tar archive in zstd). Only its owner may read it."""
+    """Other programs can read a backup file (a tar archive in zstd).
+
+    Only the owner of the file may read the file.
+    """
     path = tmp_path / "a.capsule"
     path.write_text("an older one")
 

@@ -153,7 +153,7 @@ def test_files_that_appear_in_the_meantime_stay(tmp_path: Path, name: str) -> No
 
 
 def test_the_next_backup_removes_what_a_killed_one_left(tmp_path: Path) -> None:
-    """A backup removes an unlocked folder of a killed backup, and keeps that of a running one."""
+    """A backup removes an unlocked folder of a killed backup, and keeps a running backup's."""
     (tmp_path / ".capsules/acme-left").mkdir(parents=True)
 
     with backup_staging(tmp_path, "acme") as one, backup_staging(tmp_path, "acme") as two:

@@ -130,7 +130,7 @@ def test_a_worker_with_all_threads_in_hanging_streams_is_replaced(tmp_path: Path
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.sendall(f"GET /{name}/stream/3600.0 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 received = b""
-                # leave the stream while it runs
+                # the client leaves the stream while the stream runs
                 while not received.endswith(b"x\r\n"):
                     received += client.recv(4096)
         wait_until(lambda: "worker.given_up" in server.log.read_text())

@@ -33,7 +33,7 @@ def _is_count(line: str) -> bool:
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_nothing_is_lost_under_load(command: tuple[str, ...]) -> None:
-    """Each count meets its bound.
+    """Each count that a benchmark reports meets its bound.
 
     Times do not matter here, because other tests run at the same time.
     """

@@ -412,7 +412,7 @@ def test_hop_by_hop_headers_are_removed(name: str) -> None:
 def test_a_body_shorter_than_its_length_cuts_the_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A body shorter than its length cuts the connection, so no proxy takes other bytes for it."""
+    """A body shorter than its length cuts the connection, so no proxy adds other bytes."""
     server = Server(answering(b"one", headers=[("Content-Length", "5")]))
 
     with pytest.raises(ResponseCutError):

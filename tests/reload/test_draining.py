@@ -67,7 +67,8 @@ def retire_app_with_a_cycle(draining: Draining) -> "ref[object]":
 def test_a_few_frozen_apps_stay_in_memory(caplog: pytest.LogCaptureFixture) -> None:
     """A few old apps that `gc.freeze` has frozen stay in memory.
 
-    Freeing them would need a collection of all frozen objects. Apps that are not frozen are freed.
+    Freeing such apps would need a collection of all frozen objects. Apps that are not frozen are
+    freed.
     """
     now = [0.0]
     draining = Draining(30.0, lambda: now[0])

@@ -290,7 +290,7 @@ def test_a_prefix_changes_hands_in_one_step(follow: Follow, write_tenant: WriteT
 def test_two_tenants_that_swap_prefixes_are_stale_until_one_is_free(
     follow: Follow, write_tenant: WriteTenant
 ) -> None:
-    """If two tenants swap URL prefixes, both keep the old ones until one takes a free prefix."""
+    """If two tenants swap URL prefixes, both keep their prefixes until one takes a free prefix."""
     for name in ("acme", "globex"):
         write_tenant(name, APP_NAME=name)
     followed = follow().go_on()

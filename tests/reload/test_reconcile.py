@@ -147,7 +147,7 @@ def test_a_rejected_change_keeps_the_claims(reconciler: Reconciler, at_shop: AtS
 
 
 def test_a_disabled_tenant_frees_its_prefix(reconciler: Reconciler, at_shop: AtShop) -> None:
-    """A disabled tenant frees its URL prefix, and may find it taken when it is enabled again."""
+    """A disabled tenant frees its URL prefix, which another tenant may then take."""
     reconcile(reconciler, at_shop("acme"), at_shop("globex"))
     reconciler.is_starting = False
     files, seen = reconciler.files, []

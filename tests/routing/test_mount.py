@@ -606,7 +606,7 @@ def test_the_states_of_a_mount(steps: str, expected: str) -> None:
 
 
 def test_a_request_waits_until_its_file_is_validated() -> None:
-    """A request waits until its tenant file is validated, or gets 503 if that takes too long."""
+    """A request waits for the validation of its tenant file, or gets 503 if this takes too long."""
 
     def accept(mount: Mount) -> None:
         mount.accept(version(1))

@@ -69,7 +69,7 @@ def ask(
 
 
 def test_a_request_is_a_trial_once_the_wait_is_over(processes: TwoProcesses, clock: Clock) -> None:
-    """A parked tenant gets its first trial request after a minute, and the next a minute later."""
+    """A parked tenant gets a trial request after one minute, and another after the next minute."""
     trials = []
     for clock.now_s in (0.0, 59.0, 60.0, 61.0, 121.0):
         trials.append(ask(processes.first))

@@ -376,7 +376,7 @@ def test_a_check_that_is_asked_for_during_a_check_follows(
 
 
 def test_a_call_from_another_thread_ends_the_wait(server: SteppedServer) -> None:
-    """The leader does not wait for an event when another thread has something for it."""
+    """A call from another thread ends the leader's wait for an event."""
     called: list[object] = []
     server.connect()
     [connection] = server.connections

@@ -227,7 +227,7 @@ def test_a_refusal_of_a_browser_is_a_page(server: SteppedServer) -> None:
 
 
 def test_an_incomplete_head_gets_408(server: SteppedServer) -> None:
-    """At its time limit, a client with half a head gets 408 and the end."""
+    """At its time limit, a client with half a head gets 408, and the connection closes."""
     client = server.connect(GET[:20])
     server.check_in(HEAD_TIMEOUT_S - 1)
     before = len(server.connections)

@@ -19,7 +19,8 @@ KEYS = (
     "tenantry.admitted",
 )
 LARGE_BYTES = 1000
-"""Size of a body above which the app returns only the body's length and SHA-256."""
+"""Maximum size in bytes of a body that the app returns. For a larger body, the app returns only the
+length and the SHA-256 hash."""
 
 
 def application(environ: Environ, start_response: Start) -> Iterable[bytes]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from cases import CASES
 
 LIMIT_BYTES = 24_000
-"""Size of a base case and of a mutated request: more than the limits of lines and fields."""
+"""Maximum size in bytes of a base case and of a mutated request, above the limits of lines and
+fields."""
 
 PREFIXES = ("acme", "globex", "clients/initech")
 

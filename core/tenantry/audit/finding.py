@@ -53,7 +53,7 @@ class Finding:
     place: str = ""
     """The file and the line of the problem, such as `corp/shop/models.py:3`, or "" if unknown."""
     is_note: bool = False
-    """Whether the finding describes something that operators often intend.
+    """Whether the finding describes a condition that operators often intend.
 
     Such a finding is called a note, and never fails the audit.
     """

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 
 FIRST_PAUSE_S = 0.25
-"""Pause after the first failure, which is short because a single failure can be random."""
+"""Seconds of pause after the first failure, which are few because a single failure can be
+random."""
 
 MAX_PAUSE_S = 2.0
 """Maximum pause between two attempts.
@@ -27,7 +28,7 @@ Each connection attempt may block a thread until a timeout.
 """
 
 SLOW_S = 1.0
-"""Duration from which an attempt counts as a sign of failure. A typical attempt takes 5 ms."""
+"""Minimum seconds of an attempt that counts as a sign of failure. A typical attempt takes 5 ms."""
 
 
 class CircuitBreaker:

@@ -34,7 +34,10 @@ class ClientConnection(Protocol):
 
 
 class RequestRecord:
-    """The record of one request. After the request, it refers to no environ, app or body."""
+    """The record of one request.
+
+    After the request, the record refers to no environ, app or body.
+    """
 
     # The class has the defaults, because a call with 18 arguments takes 20 times as long.
     tenant = ""

@@ -1,8 +1,9 @@
 """Fair share: how many requests of one tenant may be in flight at once in one process.
 
 A fixed cap per tenant fails as soon as two tenants are noisy: with a cap of 4 of 8 threads, two
-noisy tenants multiplied their neighbour's p99 by 639. So a tenant may have as many requests in
-flight as threads are free, like the dynamic threshold of switch buffers (Choudhury and Hahne 1998).
+noisy tenants multiplied their neighbour's p99 by 639. Therefore, a tenant may have as many requests
+in flight as threads are free, like the dynamic threshold of switch buffers (Choudhury and Hahne
+1998).
 """
 
 import math
@@ -28,7 +29,7 @@ requests hardly delay other requests."""
 
 WAITING = 4
 """Maximum ratio of a request's duration to its CPU seconds that waiting for the processor explains.
-A longer request also waits for something else."""
+A request with a higher ratio also waits for other resources, such as a database."""
 
 TRAFFIC = 0.005
 """Minimum CPU seconds of all other tenants within `MEMORY_S` that count as traffic."""

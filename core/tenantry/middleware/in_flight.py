@@ -30,7 +30,7 @@ BUSY = ProblemResponse(
 )
 
 LONG_NS = 5_000_000
-"""Duration from which a request is long: the time for which a server's loop may wait for it."""
+"""Minimum nanoseconds of a long request, which are also the longest wait of a server's loop."""
 
 OFTEN_LONG = 0.3
 """Share of long requests from which a tenant's next request is not expected to be short."""

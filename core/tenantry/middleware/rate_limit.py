@@ -114,7 +114,8 @@ class RateLimiter:
         """Count one request of a tenant; return None if the storage does not respond.
 
         If a tenant has several rates, the method returns the decision of the first exceeded rate.
-        If none is exceeded, it returns the decision of the rate with the fewest requests left.
+        If no rate is exceeded, the method returns the decision of the rate with the fewest requests
+        left.
         """
         counts = self._storage.hit(tenant, rates)
         if counts is None:

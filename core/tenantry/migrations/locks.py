@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from tenantry.database.pooler import is_pooled
 
 POLL_S = 0.1
-"""Time between two attempts to get the lock.
+"""Seconds between two attempts to get the lock.
 
 A query that waits for an advisory lock keeps a transaction open. If the process that holds the lock
 runs `CREATE INDEX CONCURRENTLY`, the statement waits for this transaction forever. Therefore,

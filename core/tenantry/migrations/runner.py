@@ -23,10 +23,10 @@ from tenantry.migrations.revisions import Branch, compare, format_revisions, hea
 from tenantry.migrations.version_table import describe_unreachable, read_versions
 
 TIMEOUT_S = 600.0
-"""Time limit for the migrations of one database."""
+"""Time limit in seconds for the migrations of one database."""
 
 LOCK_TIMEOUT_S = 60.0
-"""Time limit for waiting while another process migrates the same database."""
+"""Maximum seconds to wait while another process migrates the same database."""
 
 START_TIMEOUT_S = 30.0
 """Maximum time for starting the process and connecting, without the wait for the lock."""

@@ -123,7 +123,7 @@ def describe_error(error: BaseException) -> str:
 def describe_unreachable(error: BaseException) -> str:
     """Describe why a database cannot be read, and what to do about it."""
     text = f"cannot read the database: {describe_error(error)}"
-    if isinstance(error, TenantryError):  # its text already says what to do
+    if isinstance(error, TenantryError):  # the text of the error already says what to do
         return f"{text}."
     return f"{text}; start the database, or correct 'DATABASE_URI'."
 

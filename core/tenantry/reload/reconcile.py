@@ -344,7 +344,10 @@ class Reconciler:
     # -- what the follower publishes ------------------------------------------------------------
 
     def take_mounts(self) -> list[Mount]:
-        """Return the mounts to route to. A rejected tenant keeps its prefix only if it is free."""
+        """Return the mounts to route to.
+
+        A rejected tenant keeps its prefix only if the prefix is free.
+        """
         self.is_routing_outdated = False
         mounts = [file.mount for file in self.files.values() if not file.is_disabled]
         for mount in mounts:

@@ -1,9 +1,9 @@
 """Warm start: what a new worker asks other workers of its host before accepting connections.
 
-A new worker asks which tenants other workers have accepted. If it resolved a conflict by name while
-the other workers keep the tenant that served first, one prefix would have two owners. A new worker
-also asks which tenants other workers have built, so that the first request to each tenant does not
-wait 10 to 125 ms for a build.
+A new worker asks which tenants other workers have accepted. If a new worker resolved a conflict by
+name while the other workers keep the tenant that served first, one prefix would have two owners. A
+new worker also asks which tenants other workers have built, so that the first request to each
+tenant does not wait 10 to 125 ms for a build.
 """
 
 import threading

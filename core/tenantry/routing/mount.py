@@ -252,7 +252,7 @@ class Mount:
         return build.started_at + LONG_WAIT_S - self._clock()
 
     def ensure_instance(self) -> ProblemResponse | None:
-        """Wait until there is an instance. If its build takes too long or fails, return a 503."""
+        """Wait until there is an instance. If the build takes too long or fails, return a 503."""
         if self.tenant is None and not self.reason:
             self._wait_for_validation(self)
         if self.tenant is None:

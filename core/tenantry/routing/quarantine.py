@@ -28,8 +28,8 @@ MAX_WAIT_S = 3600.0
 maximum."""
 
 MAX_TRIAL_S = 30.0
-"""Maximum seconds that a trial request may take. If it takes longer, the trial has failed, even if
-the response is good."""
+"""Maximum seconds that a trial request may take. A trial that takes longer has failed, even if the
+response is good."""
 
 MIN_RETRY_AFTER_S = 1.0
 """`Retry-After` in seconds for a request that is refused while another request is the trial."""

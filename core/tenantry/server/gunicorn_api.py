@@ -1,7 +1,7 @@
 """What Tenantry's worker uses of gunicorn, in one list that is checked at start.
 
-If something is missing, or a setting asks for what the worker does not do, gunicorn's own threaded
-worker serves. The host's layers then decide in the request's thread.
+If a method or an attribute is missing, or if a setting asks for a feature that the worker lacks,
+gunicorn's own threaded worker serves. The host's layers then decide in the request's thread.
 """
 
 import inspect

@@ -89,7 +89,7 @@ class Spool:
 
     `close` returns the space to the budget.
 
-    Not thread-safe: one thread at a time uses a spool.
+    A spool is not thread-safe, because only one thread at a time uses a spool.
     """
 
     __slots__ = ("_budget", "_file", "_memory", "_tenant", "size_bytes")

@@ -65,11 +65,11 @@ class Plan:
     percent."""
     sweeps: int
     seconds: int
-    """Length of a window of load."""
+    """Number of seconds in a window of load."""
     growth: dict[int, int]
     """Number of rounds for each number of tenants."""
     reload_s: float
-    """Time that clients watch after a change. The Emperor looks for changes every 3 s."""
+    """Seconds for which clients watch after a change. The Emperor looks for changes every 3 s."""
     reloads_bare_apps: bool
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from loads import Connection, percentile
 
 PROBES = 4
-"""Clients of our own beside wrk's. Their waits give the p99."""
+"""Clients of our own beside wrk's. The waits of these clients give the p99."""
 
 RAMP_S = 0.3
-"""Time between wrk's first requests and the first request of a probe."""
+"""Seconds between wrk's first requests and the first request of a probe."""
 
 PAUSE_S = 0.01
-"""Pause of a visitor between two requests, so that visitors do not use all processor time."""
+"""Seconds between two requests of a visitor, so that visitors do not use all processor time."""
 
 _REQUESTS = re.compile(r"(\d+) requests in")
 _RATE = re.compile(r"Requests/sec: +([\d.]+)")

@@ -21,7 +21,7 @@ text { fill: #9198a1 }
 .title, .own-name { fill: #f0f6fc }
 .bar { fill: #656c76 }
 }"""
-"""Colors for a light page, and for a dark one where the browser asks for it."""
+"""Colors for a light page, and for a dark page if the browser prefers a dark page."""
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,10 @@ application = DispatcherMiddleware(NotFound(), apps)
 start."""
 
 STOP_S = 30.0
-"""Time after `SIGTERM` before the benchmark kills a process."""
+"""Seconds after `SIGTERM` before the benchmark kills a process."""
 
 SETTLE_S = 0.5
-"""Time between two readings of memory that must agree."""
+"""Seconds between two readings of memory that must agree."""
 
 
 def program(name: str) -> str | None:

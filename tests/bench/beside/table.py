@@ -15,7 +15,7 @@ class Row:
     """The side by which the other sides' figures are divided, round by round."""
     is_more_better: bool = False
     is_ratio: bool = True
-    """Whether a ratio says something: a number of failures may be 0."""
+    """Whether a ratio is meaningful. A number of failures may be 0, so its ratio is not."""
 
 
 @dataclass

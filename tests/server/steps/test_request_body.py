@@ -27,7 +27,7 @@ def _content(spool: Spool) -> bytes:
 
 
 def _fed(body: LengthBody | ChunkedBody, data: bytes, *, at_once: int = 1) -> bytes:
-    """Feed bytes as they arrive, `at_once` bytes at a time; return what the body leaves."""
+    """Feed bytes as they arrive, `at_once` bytes at a time; return the remaining bytes."""
     buffer = b""
     for start in range(0, len(data), at_once):
         buffer += data[start : start + at_once]
@@ -43,7 +43,7 @@ def _fed(body: LengthBody | ChunkedBody, data: bytes, *, at_once: int = 1) -> by
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
 def test_a_length_ends_a_body(spool: Spool, at_once: int) -> None:
-    """A body takes its bytes, and leaves those of the next request."""
+    """A body takes its bytes, and leaves the bytes of the next request."""
     body = LengthBody(spool, 5)
 
     left = _fed(body, b"helloGET", at_once=at_once)

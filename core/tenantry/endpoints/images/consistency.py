@@ -73,7 +73,9 @@ class ImageConsistencyModel:
         self._is_thorough = is_thorough
 
     def inconsistencies(self) -> Iterator[Inconsistency]:
-        """Yield each difference between rows and files. If `fix` is set, it has already been fixed.
+        """Yield each difference between rows and files.
+
+        If `fix` is set, a yielded difference is already fixed.
 
         Raises:
             MissingContentError: the database has images, but the folder has no files. A volume is

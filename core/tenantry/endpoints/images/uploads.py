@@ -29,7 +29,7 @@ _NAME = re.compile(r';\s*filename\s*=\s*"((?:[^"\\]|\\.)*)"', re.IGNORECASE)
 _EXTENDED_NAME = re.compile(r";\s*filename\*", re.IGNORECASE)
 _READ_BYTES = 64 * 1024
 _MEMORY_BYTES = 500 * 1024
-"""Size up to which a file stays in memory, which is Werkzeug's value."""
+"""Maximum size in bytes of a file that stays in memory, which is Werkzeug's value."""
 
 
 @contextmanager

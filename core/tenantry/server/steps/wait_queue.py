@@ -34,7 +34,7 @@ Item = TypeVar("Item")
 class WaitQueue(Generic[Item]):
     """The waiting requests of a process, first in, first out per tenant, with tenants in turn.
 
-    Not thread-safe: only the leader of the loop uses the wait queue.
+    The wait queue is not thread-safe, because only the leader of the loop uses the wait queue.
     """
 
     def __init__(self) -> None:
