@@ -1,10 +1,10 @@
 """The module search path of the processes that Tenantry starts.
 
 A project folder often holds modules with common names, such as `config.py`, `rich.py` or
-`sitecustomize.py`. Such a module must not hide a library, and must not run just because Tenantry
-starts in that folder. The current folder therefore comes last on `sys.path`, where Python still
-finds a tenant's endpoints. The process that runs tenant files does not search the current folder
-at all.
+`sitecustomize.py`. A module of a project folder must not hide a library, and must not run just
+because Tenantry starts in that folder. The current folder therefore comes last on `sys.path`, where
+Python still finds a tenant's endpoints. The process that runs tenant files does not search the
+current folder at all.
 """
 
 import os

@@ -28,7 +28,7 @@ def test_mounted_secrets_are_checked(
 ) -> None:
     """The audit reports a secret file that other users can read as a problem.
 
-    In the secrets folder of a container, such a file is only a note.
+    In the secrets folder of a container, a secret file that other users can read is only a note.
     """
     path = tmp_path / folder / "ACME_KEY"
     path.parent.mkdir()

@@ -9,8 +9,8 @@ kills one worker with `kill -9`. At the end, the benchmark compares the requests
 with the output of `tenantry usage`.
 
 No request slot may still be in use, and the counts must be exact, except for requests that the
-killed worker had in flight. Such a request (at most one per thread) may be answered but not
-counted, or counted but not answered.
+killed worker had in flight. A request in flight in the killed worker (at most one per thread) may
+be answered but not counted, or counted but not answered.
 """
 
 import argparse

@@ -293,7 +293,7 @@ def test_a_started_response_gets_no_504() -> None:
 
 
 def test_a_full_connection_does_not_block_the_watchdog() -> None:
-    """A client that reads nothing gets its 504 or not, but the watchdog goes on."""
+    """A client that reads nothing may miss its 504, but does not stop the watchdog."""
     deadline, app = Deadline(is_answering=True), Waiting()
 
     with _client() as (_, keys):

@@ -181,8 +181,8 @@ def _children() -> Iterator[list[int]]:
 def test_a_worker_without_a_socket_is_starting(children: list[int]) -> None:
     """A process without a control socket counts as a starting worker if it looks like a worker.
 
-    The process must have the same master and the same command line as a worker. Commands wait for
-    such a process.
+    The process must have the same master and the same command line as a worker. Commands wait for a
+    starting worker.
     """
     answering = WorkerStatus(children[0], os.getpid(), is_ready=True, mounts=())
 

@@ -225,7 +225,7 @@ def test_close_waits_for_a_stalled_reader_only_until_the_deadline(
 def test_a_forked_process_starts_without_the_queue_and_the_thread_of_its_parent(
     monkeypatch: pytest.MonkeyPatch, pipe: Pipe
 ) -> None:
-    """A child writes its own lines only, once, and its parent's thread goes on in the parent."""
+    """A forked child writes only its own lines, once, and the parent's thread continues."""
     monkeypatch.setattr(STDERR, "_fd", pipe.writer)
     STDERR.start()
     wait_until(lambda: not STDERR.is_awake)

@@ -184,7 +184,7 @@ def _server() -> Iterator[SteppedServer]:
 
 
 def test_a_deposed_leader_leaves_its_events_to_its_successor(server: SteppedServer) -> None:
-    """A leader that is deposed during a request returns at once, and the connection goes on."""
+    """A leader that is deposed during a request returns at once, and the connection continues."""
     loop = server.loop
 
     def deposed(function: Callable[[Any], object], item: Any) -> bool:
@@ -339,7 +339,7 @@ def test_closing_a_connection_twice_closes_no_other(server: SteppedServer) -> No
 def test_a_fault_of_the_loop_itself_is_logged(
     server: SteppedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception outside of any connection is logged, and the leader goes on."""
+    """An exception outside of any connection is logged, and the leader continues."""
     outcomes: list[Any] = [ZeroDivisionError("planted"), False]
     monkeypatch.setattr(module, "FAULT_PAUSE_S", 0.0)
 

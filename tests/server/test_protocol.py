@@ -567,7 +567,7 @@ def test_a_verdict_that_fails_costs_its_connection(
 
 
 def test_a_body_waits_for_room_in_the_budget(admission: SmallAdmission) -> None:
-    """Over the budget, the server stops reading, and goes on when there is room."""
+    """If the budget is used up, the server stops reading until a part of the budget is free."""
     budget = SpoolBudget(memory_bytes=100, disk_bytes=100)
     with stepping(echo, admission, budget=budget) as server:
         assert budget.memory.take("other", 40)

@@ -5,7 +5,7 @@
 The table counts the correct and wrong answers of each server: Tenantry's worker, gunicorn's gthread
 worker with the same limits, and, for information, nginx in front of Tenantry's worker. Below the
 table is each case that gthread answers correctly and Tenantry's worker answers wrongly. The exit
-code is 1 if there is such a case.
+code is 1 if the list of these cases is not empty.
 """
 
 import argparse

@@ -55,7 +55,7 @@ class Finding:
     is_note: bool = False
     """Whether the finding describes a condition that operators often intend.
 
-    Such a finding is called a note, and never fails the audit.
+    A finding about such a condition is called a note, and never fails the audit.
     """
     accepted: str = ""
     """Why `AUDIT_ACCEPT` accepts the finding; empty if the finding is not accepted."""

@@ -140,7 +140,7 @@ class ObjectGraph:
         """Add all objects that the roots reference, one group of roots after another.
 
         The last group of roots contains the app. Almost every object references the app, so a path
-        through the app explains little. For this reason, a path from an earlier group never leads
+        through the app explains little. Therefore, a path from another group of roots never leads
         through the app.
         """
         *groups, last = root_groups

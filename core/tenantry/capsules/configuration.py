@@ -87,8 +87,8 @@ def render_tenant_file(
 ) -> str:
     """Return the text of the tenant file of a restored tenant.
 
-    If the capsule lacks a key of `ACCESS_KEYS`, the tenant would admit every client. For this
-    reason, the tenant file disables the tenant until an operator sets the key.
+    If the capsule lacks a key of `ACCESS_KEYS`, the tenant would admit every client. Therefore, the
+    restored tenant file disables the tenant until an operator sets the missing key.
 
     Args:
         name: the tenant's name.

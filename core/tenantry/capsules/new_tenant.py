@@ -154,7 +154,7 @@ def restore_tenant(
 
     Raises:
         TenantryError: The name, the prefix or the database is taken, or a file or database cannot
-            be created. In this case, all parts of the new tenant have been removed.
+            be created. After this error, all parts of the new tenant have been removed.
         SecretError: The request names a secret that does not exist.
     """
     name, metadata = request.name, capsule.metadata

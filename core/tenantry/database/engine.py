@@ -47,7 +47,7 @@ SERVER_OPTIONS = {
 
 If packets to the server are lost, a query fails within 10 s instead of the 15 minutes that are the
 default of Linux. If only the server process is frozen, its machine still acknowledges packets, and
-a query can wait forever. In this case, only `connect_timeout` has an effect.
+a query can wait forever. Against a frozen server process, only `connect_timeout` has an effect.
 """
 
 _SQLITE_FULL = {sqlite3.SQLITE_FULL}

@@ -239,7 +239,7 @@ class BudgetPool(Pool):
     def _close_partly_opened(self) -> None:
         """Close a connection whose setup failed.
 
-        Older releases of SQLAlchemy leave such a connection open.
+        Older releases of SQLAlchemy leave a connection open if its setup fails.
         """
         connection = getattr(self._thread, "opened", None)
         if id(connection) in self._opened:

@@ -1,6 +1,6 @@
 """Provides the database of an app, which endpoints import with `from tenantry import db`.
 
-Importing SQLAlchemy takes 0.3 s, and endpoints without tables do not need it. For this reason,
+Importing SQLAlchemy takes 0.3 s, and endpoints without tables do not need SQLAlchemy. Therefore,
 SQLAlchemy is imported on first use.
 """
 

@@ -1,8 +1,8 @@
 """Permissions: which other users of the machine can read or change a file.
 
 The processes of Tenantry create files for their own user only. The host also executes files that
-other processes create, such as tenant files and endpoints. A user who can write to such a file can
-act as the host.
+other processes create, such as tenant files and endpoints. A user who can write to an executed file
+can act as the host.
 """
 
 import grp

@@ -46,7 +46,7 @@ ORIGIN_WIDE = frozenset({
 tenants. For example, `alt-svc` can move requests to another server, and `service-worker-allowed`
 lets a script of one tenant answer requests for other tenants. Headers that act only on their own
 response or page, such as `content-security-policy`, are not in the list. A proxy in front of the
-host can set these headers for all tenants."""
+host can set origin-wide headers for all tenants."""
 
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"

@@ -53,8 +53,8 @@ class FairShare:
     `note_running` must be called by one thread at a time.
 
     Args:
-        threads: number of requests that the server runs at once in this process. If None, every
-            request is admitted.
+        threads: number of requests that the server runs at once in this process. If `threads` is
+            None, every request is admitted.
         clock: seconds.
     """
 

@@ -106,8 +106,8 @@ class MigrationGuard:
         """Whether requests may reach endpoints with tables.
 
         A database error closes the guard without the lock. If another thread is reading the
-        revisions at that moment, it may open the guard again. In this case, the next statement that
-        fails closes the guard.
+        revisions at that moment, it may open the guard again. A guard that was opened again is
+        closed by the next statement that fails.
         """
         self.problem = ""
         """The problem of the database for operators: `behind: …`, `ahead: …`, `down: …`, or ""."""

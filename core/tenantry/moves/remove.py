@@ -1,7 +1,7 @@
 """Writes a capsule of a tenant, and then removes the tenant.
 
 The commit deletes the tenant file. Before the commit, the tenant is complete. After the commit, the
-capsule is complete.
+tenant's capsule is complete.
 """
 
 import shutil

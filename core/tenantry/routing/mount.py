@@ -66,8 +66,8 @@ class Mount:
         ask_for_validation: requests the validation without waiting, and returns the seconds for
             which a request may wait for it.
         note_built: called with the mount when the mount gets a new instance.
-        build_pool: the threads for first builds, which all mounts of a process share. If None, the
-            mount creates its own pool.
+        build_pool: the threads for first builds, which all mounts of a process share. If
+            `build_pool` is None, the mount creates its own pool.
         limits_of: returns the limits of a tenant's requests, which the mount keeps as `limits`.
     """
 

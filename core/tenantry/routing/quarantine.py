@@ -35,8 +35,8 @@ MIN_RETRY_AFTER_S = 1.0
 """`Retry-After` in seconds for a request that is refused while another request is the trial."""
 
 _INCONCLUSIVE = {"401", "403", "413", "429", "503"}
-"""Statuses that a middleware layer can send without calling the app. After a trial request with
-such a status, the next request is another trial."""
+"""Statuses that a middleware layer can send without calling the app. If a trial request gets one of
+these statuses, the next request is another trial."""
 
 _logger = logging.getLogger(__name__)
 

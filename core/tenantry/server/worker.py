@@ -46,7 +46,7 @@ the other tenant had 0.29 of its calm throughput and 4.8 times its calm p99; wit
 calm throughput and 2 times its calm p99."""
 
 SPARE_THREADS = 2
-"""Threads beside those that run requests: the leader, and its successor."""
+"""Number of threads in addition to the threads that run requests: the leader and its successor."""
 
 _logger = logging.getLogger(__name__)
 

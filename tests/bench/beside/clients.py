@@ -57,7 +57,7 @@ def p99_s(port: int, path: str, clients: int, seconds: int) -> float:
     """Return the p99 of the waits of `PROBES` clients among `clients` clients.
 
     A client that gets no response until the other clients stop has waited for the whole window. wrk
-    alone does not count such a client.
+    alone does not count a client without a response.
     """
     waits: list[float] = []
     with _wrk(port, path, clients - PROBES, seconds) as process:

@@ -64,7 +64,8 @@ class ConnectionLimits:
     def make_room(self, now: float) -> None:
         """Close idle and slow connections, so that slow clients do not keep new clients out.
 
-        Of connections with a request, only those of the tenant with the most of them are closed.
+        Among connections with a request, only the connections of the tenant with the most slow
+        connections are closed.
         """
         old = [
             connection
