@@ -128,7 +128,8 @@ def wait_for_rest(server: Server, folder: Path) -> float:
     """Wait until no request is in flight and no worker closes descriptors any more.
 
     The workers' loader processes, which end after 10 s, must also have ended. Return the seconds
-    until all workers were at rest. After `SETTLE_S`, what is left counts as left behind.
+    until all workers were at rest. After `SETTLE_S`, all resources that are still in use count as
+    left behind.
     """
     began = changed_at = time.monotonic()
     seen = ""

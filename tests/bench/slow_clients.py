@@ -216,7 +216,7 @@ class _SlowClient:
 
     sock: socket.socket
     closed_at: float = 0.0
-    """When the client noticed that the server has closed its end, or 0."""
+    """Time at which the client noticed that the server has closed its end, or 0."""
 
     def close(self) -> None:
         """Close the client's end."""

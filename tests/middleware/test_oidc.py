@@ -491,7 +491,7 @@ def test_a_rebuilt_tenant_keeps_the_cached_keys(
 
 
 def test_a_required_claim_of_another_type_is_another_check(host: Host, tmp_path: Path) -> None:
-    """1, 1.0 and True are equal in Python, but tenants with such claims get separate checks."""
+    """Tenants that require a claim of 1, 1.0 or True, which are equal, get separate checks."""
     checks = []
     for value in (1, True, 1.0, 1):
         openid = {"issuer": "https://a.example.org", "audience": "shop", "claims": {"a": value}}

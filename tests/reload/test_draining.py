@@ -67,7 +67,7 @@ def retire_app_with_a_cycle(draining: Draining) -> "ref[object]":
 def test_a_few_frozen_apps_stay_in_memory(caplog: pytest.LogCaptureFixture) -> None:
     """A few old apps that `gc.freeze` has frozen stay in memory.
 
-    Freeing such apps would need a collection of all frozen objects. Apps that are not frozen are
+    Freeing frozen apps would need a collection of all frozen objects. Apps that are not frozen are
     freed.
     """
     now = [0.0]

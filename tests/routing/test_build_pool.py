@@ -26,7 +26,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_few_requests_of_a_process_wait_long(threads: ThreadPoolExecutor) -> None:
-    """Only a few requests of a process wait long for a build; others give up early."""
+    """Only a few requests of a process wait long for a build; other requests give up early."""
     pool = BuildPool()
     builds = [PendingBuild(0.0) for _ in range(MAX_LONG_WAITS + 1)]
     waiting = [threads.submit(pool.wait, build, SHORT_WAIT_S) for build in builds[:-1]]

@@ -93,7 +93,7 @@ class RequestRecord:
     thread = 0
     """Python's identifier of the thread that runs the request; 0 before the request runs."""
     begun_ns = 0
-    """When the request began to run, on the monotonic clock; 0 before."""
+    """Time at which the request began to run, on the monotonic clock; 0 before."""
     processor_begun_ns = 0
     """The CPU time of the thread when the request began to run."""
     noted_s = 0.0
@@ -111,7 +111,7 @@ class RequestRecord:
     sent_bytes = 0
     """Bytes that the connection had sent when the response last grew."""
     progress_ns = 0
-    """When the watchdog last saw the response grow, on the monotonic clock."""
+    """Time at which the watchdog last saw the response grow, on the monotonic clock."""
     _answerer: dict[str, str]
 
     def claim_answer(self, who: Literal["app", "watchdog"]) -> bool:

@@ -59,7 +59,7 @@ class MountStatus:
     reason: str
     """Why the host does not serve the newest version of the tenant file; empty if it does."""
     since: float
-    """When the newest version of the tenant file was validated, in seconds since the epoch."""
+    """Time at which the newest tenant file was validated, in seconds since the epoch."""
     digest: str
     """SHA-256 of the newest version of the tenant file."""
     endpoints: tuple[str, ...]

@@ -69,7 +69,7 @@ class _Over(NamedTuple):
     """The state of a tenant that is over its rate."""
 
     until: float
-    """When to check the rate again, in monotonic seconds."""
+    """Time at which to check the rate again, in monotonic seconds."""
     back_at: float
     decision: RateDecision
     refusal: Refusal

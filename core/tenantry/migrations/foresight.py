@@ -1,10 +1,9 @@
 """Foresees on SQLite which tables PostgreSQL would refuse.
 
-`tenantry check` runs the migrations on a SQLite database that it throws away. For each statement
-that defines a table, an index or a column, this module makes the statement that PostgreSQL would
-receive, and checks the statement against the rules of PostgreSQL. If a migration contains a
-statement as text, only the length of the names is checked. Only the child process of a migration
-imports this module.
+`tenantry check` runs the migrations on a temporary SQLite database. For each statement that defines
+a table, an index or a column, this module makes the statement that PostgreSQL would receive, and
+checks the statement against the rules of PostgreSQL. If a migration contains a statement as text,
+only the length of the names is checked. Only the child process of a migration imports this module.
 """
 
 import re

@@ -23,9 +23,9 @@ READ_THREADS = 8
 SAMPLE_SIZE = 8
 """Size of the sample of databases that an upgrade reads first.
 
-If all databases in this sample are behind, the upgrade assumes that all other databases are behind,
-too, and saves the time for reading them. Reading a database takes 5 ms, which is a sixth of a small
-migration.
+If all databases in the sample are outdated, the upgrade assumes that all other databases are also
+outdated, and does not read their revisions. Reading a database takes 5 ms, which is a sixth of a
+small migration.
 """
 
 TenantState = Literal[

@@ -64,7 +64,7 @@ class Counts(NamedTuple):
     uncounted: int = 0
     """Number of requests that the rate limit admitted because the rate storage did not respond."""
     used_ns: int = 0
-    """When the tenant's last request ended, in nanoseconds since the epoch; 0 if there was none."""
+    """Time at which the tenant's last request ended, in nanoseconds since the epoch, or 0."""
 
     def plus(self, other: "Counts") -> "Counts":
         """Return the sum of two counts, with the later `used_ns`."""
@@ -221,7 +221,7 @@ class ProcessCounts:
     path: Path
     pid: int
     started_ns: int
-    """When the process started to count, in nanoseconds since the epoch."""
+    """Time at which the process started to count, in nanoseconds since the epoch."""
     counts: dict[str, Counts]
 
 

@@ -21,7 +21,7 @@ RATES = {
     "processor": "processor_ns", "busy": "wall_ns", "database": "database_ns",
     "queries": "queries", "bytes_in": "bytes_in", "bytes_out": "bytes_out",
 }  # fmt: skip
-"""The counter behind each column, which shows the counter's increase per second. The rate of a
+"""Maps each column to the counter whose increase per second the column shows. The rate of a
 duration is a share: 0.5 means half a processor, or one request in flight half of the time."""
 
 CURRENT = ("in_flight", "stuck")

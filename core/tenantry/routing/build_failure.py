@@ -24,7 +24,7 @@ class BuildFailure:
     """The error and where it occurred in the code, on one line, without secrets."""
     count: int
     retry_at: float
-    """When the next build may start, in monotonic seconds."""
+    """Time at which the next build may start, in monotonic seconds."""
 
     @classmethod
     def of(

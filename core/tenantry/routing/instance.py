@@ -64,8 +64,8 @@ class Instance:
         self.app = None if app is None else ref(app)
         self._clock = clock
         self.used_at = clock()
-        """When the last request ended or, before that, when the instance was built, in monotonic
-        seconds."""
+        """Time at which the last request ended, in monotonic seconds. Without a request, the time
+        at which the instance was built."""
         self._lock = threading.Lock()  # the lock protects `_close`, `_leases` and `_is_retired`
         self._close: Callable[[], None] | None = close
         self._leases = 0

@@ -106,7 +106,7 @@ class Mount:
         self.quarantine: Quarantine | None = None
         """The quarantine, which admits few requests to the tenant, or None if it is not parked."""
         self.since = time.time()
-        """When the newest version of the tenant file was validated, in seconds since the epoch."""
+        """Time at which the newest tenant file was validated, in seconds since the epoch."""
         self.was_built = False
         """Whether the mount ever had an instance. A mount that had an instance accepts a new
         version of the file only after a successful build."""

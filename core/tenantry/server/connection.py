@@ -84,7 +84,7 @@ class Connection:
         self.is_waiting = False
         """Whether the thread of the request waits for the client."""
         self.deadline = 0.0
-        """When the connection is given up, in seconds of the monotonic clock."""
+        """Time at which the server closes the connection, in seconds of the monotonic clock."""
         self.since = 0.0
         """The time at which the client's current body or response began to move."""
         self.moved_bytes = 0

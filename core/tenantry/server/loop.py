@@ -104,11 +104,11 @@ class Loop:
         # interrupts the wait could never get.
         self._activity = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.check_at = 0.0
-        """When `Handler.on_check` is due, in seconds of the monotonic clock. Only the leader writes
-        it."""
+        """Time at which `Handler.on_check` is due, in seconds of the monotonic clock. Only the leader
+        writes `check_at`."""
         self._must_check = False
         self.now = time.monotonic()
-        """When the last poll ended, in seconds of the monotonic clock."""
+        """Time at which the last poll ended, in seconds of the monotonic clock."""
 
     # -- called by the worker's main thread -----------------------------------------------------
 

@@ -138,7 +138,7 @@ class Spool:
         folder = self._budget.folder
         if folder is not None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The file has no name, so a dead worker leaves none.
+        # The file has no name, so a dead worker leaves no file.
         file: Any = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - `close` closes the file
         try:
             if self._memory is not None:

@@ -74,7 +74,7 @@ class Client:
     methods: tuple[str, ...] | None = None
     """The HTTP methods that the client may use; None means all."""
     expires: datetime | None = None
-    """When the client's access ends, as a timezone-aware time; None means never."""
+    """Time at which the client's access ends, as a timezone-aware time; None means never."""
 
     def to_config(self) -> dict[str, Any]:
         """Return the client's entry in `CLIENTS`, as written in a tenant file."""

@@ -66,8 +66,8 @@ class _File:
 
     signature: int
     signature_since_s: float
-    """When a scan first saw the signature, by the host's clock, because the clock of a file server
-    can be wrong."""
+    """Time at which a scan first saw the signature, by the host's clock, because the clock of a
+    file server can be wrong."""
     is_quiet: bool = False
     """Whether scans can skip the file, because its time stamp was no longer recent when it was
     read."""

@@ -1,8 +1,8 @@
 """Converts plain data to JSON and back without loss, for values of tenant files and capsule rows.
 
-JSON has no tuples, sets, dates or exact decimals. `tag` converts a value of such a type to an
-object whose only key names the type: `{"tuple": [1, 2]}`. `untag` creates only plain data, even
-from JSON of unknown origin.
+JSON has no tuples, sets, dates or exact decimals. `tag` converts a value of these types to an
+object whose only key names the value's type: `{"tuple": [1, 2]}`. `untag` creates only plain data,
+even from JSON of unknown origin.
 
 The loader process imports this module and must start fast. Therefore `tag` recognizes types by
 name, and `untag` imports `datetime`, `decimal`, `pathlib` and `uuid`, which take 20 ms, on first

@@ -58,7 +58,7 @@ PACKAGES = {"granian": "pip install -e '.[bench]'", "nginx": "apt-get install ng
 
 @dataclass(frozen=True)
 class Plan:
-    """How much a run measures."""
+    """The number and the length of the measurements of a run."""
 
     starts: int
     """How often all sides start for the sweeps, because each start changes the cost by some
