@@ -87,7 +87,10 @@ def cost(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> None:
 def window_cost_s(
     worker: int, connections: list[Connection], path: str, expected: int, seconds: float
 ) -> float:
-    """Send requests on all connections for some seconds. Return the processor time of each."""
+    """Send requests on all connections for some seconds.
+
+    Return the processor time of each request.
+    """
     before, count = cpu_s(worker), 0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:

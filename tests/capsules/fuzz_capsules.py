@@ -45,7 +45,7 @@ MAX_FAILURES = 50
 
 @dataclass
 class Report:
-    """What the fuzzer has seen."""
+    """The results of a run of the fuzzer."""
 
     mutants: int = 0
     seconds: float = 0.0

@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_the_unpacked_size(
     members: Callable[[], Members],
     reason: str,
 ) -> None:
-    """However much data a backup file expands to, a restore needs memory for a few rows only."""
+    """A restore needs memory for only a few rows, no matter how large the backup file's data is."""
     write_shop(first())
     path = tmp_path / "a"
     path.write_bytes(sealed(archive(members())))

@@ -45,7 +45,7 @@ ALLOWED = frozenset({200, 201, 400, 413, 415, 422, 503})
 
 @dataclass
 class Report:
-    """What the fuzzer has seen."""
+    """The results of a run of the fuzzer."""
 
     mutants: int = 0
     seconds: float = 0.0

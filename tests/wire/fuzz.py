@@ -46,7 +46,7 @@ _FAILURE = re.compile(r"Traceback|worker\.\w*failed|Exception in worker|Worker \
 
 @dataclass
 class Report:
-    """What the fuzzer has seen."""
+    """The results of a run of the fuzzer."""
 
     mutants: int = 0
     seconds: float = 0.0

@@ -2,8 +2,8 @@
 
 Because all tenants share the few threads that serve requests, a request never builds an instance on
 its own thread. A thread of the `BuildPool` builds the instance, and the request waits for a limited
-time: under Tenantry's worker in the wait queue of the server, without a thread, and under another
-server in the thread of the request.
+time. Under Tenantry's worker, the request waits in the wait queue of the server, without a thread.
+Under another server, the request waits in its thread.
 """
 
 import threading
