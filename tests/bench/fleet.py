@@ -2,7 +2,7 @@
 
     python tests/bench/fleet.py [DATABASES]
 
-Measures a fleet upgrade, and one with nothing to apply, against a serial loop over
+Measures a fleet upgrade, and an upgrade with nothing to apply, against a serial loop over
 `alembic.command.upgrade`. Half of the serial loop runs before the fleet upgrade and half after, and
 the time is scaled to the number of databases. Bounds: the upgrade takes at most 0.5 times, and the
 empty upgrade 0.05 times, the serial loop's time. Afterwards, a fleet run is killed with `kill -9`

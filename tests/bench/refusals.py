@@ -10,9 +10,9 @@ may take at most 15 % of the processor time of a served request.
 The second part measures the throughput of a quiet tenant with two workers. The quiet tenant has 4
 clients that send requests without a pause. At the same time, a limited tenant gets 20 times its
 rate limit from clients that ignore `Retry-After`. The clients of the limited tenant alone take a
-tenth of the processor time. In calm windows, these clients therefore send the same load to another
-process, which returns the same few bytes. The quiet tenant must keep at least 90 % of its calm
-throughput.
+tenth of the processor time. Therefore, in calm windows, the clients of the limited tenant send the
+same load to another process, which returns the same few bytes. The quiet tenant must keep at least
+90 % of its calm throughput.
 
 The benchmark also prints the quiet tenant's throughput without other clients. Windows of the same
 kind can differ by half, depending on how connections are spread over the workers, so the benchmark

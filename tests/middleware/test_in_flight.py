@@ -273,7 +273,7 @@ def test_a_bound_holds_without_a_scoreboard_row() -> None:
 
 
 def test_a_bound_and_the_share_both_hold() -> None:
-    """`MAX_CONCURRENT_REQUESTS` applies to a tenant within its share, and the other way round."""
+    """Both `MAX_CONCURRENT_REQUESTS` and the fair share limit a tenant."""
     in_flight = _in_flight(8, _row(Scoreboard()))
 
     taken = [in_flight.enter(ACME, _at_most(1)) for _ in range(2)]

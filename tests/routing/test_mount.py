@@ -117,7 +117,7 @@ def test_only_the_first_request_builds() -> None:
 def test_concurrent_first_requests_share_one_build(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If sixteen first requests arrive at once, one of them builds the app for all."""
+    """If sixteen first requests arrive at once, one request builds the app for all."""
     monkeypatch.setattr(build_pool, "SHORT_WAIT_S", DEADLINE_S)
     slow, together = SlowBuild(), threading.Barrier(17)
     mount = make_mount(make_tenant(), slow)

@@ -302,7 +302,7 @@ def test_a_slow_body_gets_408(server: SteppedServer) -> None:
 
 
 def test_a_running_request_has_no_time_limit_of_the_client() -> None:
-    """A response that waited for its client for a moment may go on for as long as its app likes."""
+    """A response that has waited for its client for a moment may continue without a time limit."""
     go_on, is_read = threading.Event(), threading.Event()
 
     def streaming(_: object, start_response: Callable[..., object]) -> Iterator[bytes]:

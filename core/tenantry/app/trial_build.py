@@ -28,13 +28,13 @@ from tenantry.tenants.loader_child import write_frame
 from tenantry.tenants.model import Tenant
 
 BUILD_TIMEOUT_S = 10.0
-"""Maximum duration of one trial build.
+"""Maximum duration of one trial build in seconds.
 
 Building a tenant usually takes 5 ms, but importing a large library takes seconds.
 """
 
 START_TIMEOUT_S = 30.0
-"""Maximum time until the child process has started.
+"""Maximum seconds until the child process has started.
 
 On an idle machine, importing Flask takes 0.5 s.
 """

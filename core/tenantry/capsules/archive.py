@@ -30,7 +30,7 @@ from tenantry.errors import TenantryError
 MANIFEST = "manifest.jsonl"
 
 WINDOW_BYTES = 8 << 20
-"""Maximum window size of zstd that a reader accepts.
+"""Maximum window size of zstd in bytes that a reader accepts.
 
 Compression level 3 needs a window of 2 MiB.
 """

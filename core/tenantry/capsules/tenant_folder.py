@@ -14,7 +14,7 @@ from tenantry.capsules.sqlite_copy import companion_of, copy_database, is_sqlite
 from tenantry.errors import TenantryError
 
 LOCK_WAIT_S = 5.0
-"""Maximum time that one attempt to lock all folders takes."""
+"""Maximum seconds that one attempt to lock all folders takes."""
 
 LOCK_POLL_S = 0.001
 """Seconds between two attempts to lock a folder.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tenantry.database.pool import BudgetPool
 
 WAIT_S = 5.0
-"""Maximum time that a request waits for a connection.
+"""Maximum seconds that a request waits for a connection.
 
 The limit is longer than requests usually keep a connection, and shorter than the timeouts of
 clients and proxies.
@@ -39,7 +39,7 @@ machine reached only 0.4 to 0.9 of the throughput of separate pools.
 """
 
 MAX_OWN_WAIT_S = 0.25
-"""Maximum time that a pool waits for its own connections.
+"""Maximum seconds that a pool waits for its own connections.
 
 A pool reaches this limit only if its checkouts are long.
 """

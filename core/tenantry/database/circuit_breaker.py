@@ -15,7 +15,7 @@ FIRST_PAUSE_S = 0.25
 random."""
 
 MAX_PAUSE_S = 2.0
-"""Maximum pause between two attempts.
+"""Maximum seconds of pause between two attempts.
 
 The pause between two attempts doubles after each failure. A probe of a silent server takes another
 2 s, so a recovered server is noticed within 5 s.

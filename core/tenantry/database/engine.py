@@ -33,7 +33,7 @@ from tenantry.database.url import is_in_memory
 from tenantry.errors import one_line
 
 BUSY_TIMEOUT_S = 5.0
-"""Maximum time that a write to SQLite waits for another write."""
+"""Maximum seconds that a write to SQLite waits for another write."""
 
 SERVER_OPTIONS = {
     "client_encoding": "utf8",  # psycopg returns bytes for the text of a SQL_ASCII database

@@ -20,7 +20,7 @@ from tenantry.database.budget import ConnectionBudget, EvictedConnection
 from tenantry.database.errors import BUSY, ConnectionsExhaustedError, DatabaseDownError
 
 ASSUMED_CHECKOUT_S = 0.005
-"""Average checkout time that is assumed before the first measurement."""
+"""Average seconds of a checkout that are assumed before the first measurement."""
 
 CHECKED_IN_AT = "tenantry.checked_in_at"
 """Key in `ConnectionPoolEntry.info` of the time at which the connection was last returned."""

@@ -16,7 +16,7 @@ from tenantry.database.errors import DatabaseDownError
 from tenantry.errors import one_line
 
 CLOSE_TIMEOUT_S = 2.0
-"""Maximum wait, after a connection is closed, until its server process has ended.
+"""Maximum seconds to wait, after a connection is closed, until its server process has ended.
 
 The server process usually ends within 2 ms, or within 0.3 s on a busy machine. If the server is
 frozen, one request waits for the full time. Later requests do not wait until the server responds

@@ -17,7 +17,7 @@ The memory budget is large enough for one image of the maximum size.
 """
 
 DECODING_WAIT_S = 3.0
-"""Maximum time that a request waits for memory. Decoding a very large image takes 0.5 s."""
+"""Maximum seconds that a request waits for memory. Decoding a very large image takes 0.5 s."""
 
 
 class MemoryBudget:

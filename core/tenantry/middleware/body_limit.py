@@ -34,7 +34,8 @@ INPUT_TERMINATED = "wsgi.input_terminated"
 """Key of the WSGI environ with which a server promises that the stream of the body ends."""
 
 MEMORY_BYTES = 512 << 10
-"""Maximum size of a chunked body in memory. A larger chunked body goes to a temporary file."""
+"""Maximum size in bytes of a chunked body in memory. A larger chunked body goes to a temporary
+file."""
 
 _READ_BYTES = 64 << 10
 _LENGTH = re.compile(r"[0-9]{1,18}")

@@ -59,9 +59,9 @@ class FleetLimits:
 
     jobs: int = JOBS
     timeout_s: float = TIMEOUT_S
-    """Maximum duration of the migrations of one database."""
+    """Maximum duration in seconds of the migrations of one database."""
     lock_timeout_s: float = LOCK_TIMEOUT_S
-    """Maximum wait while another process migrates the same database."""
+    """Maximum seconds to wait while another process migrates the same database."""
 
 
 def upgrade(

@@ -17,7 +17,7 @@ from sqlalchemy.sql.ddl import CreateIndex, CreateTable, DropIndex, DropTable, E
 from tenantry.migrations.version_table import describe_error
 
 NAME_BYTES = 63
-"""Maximum length of a name in PostgreSQL, which cuts off longer names without an error."""
+"""Maximum length in bytes of a name in PostgreSQL, which cuts off longer names without an error."""
 
 _BATCH_TABLE = "_alembic_tmp_"
 """Prefix of the name of a temporary table that Alembic creates to change a table in SQLite."""

@@ -51,14 +51,14 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
 RECHECK_S = 1.0
-"""Minimum time between two reads of the revisions.
+"""Minimum seconds between two reads of the revisions.
 
 The guard notices an upgrade without a restart. If an endpoint keeps querying a missing table, the
 guard reads the revisions at most once per second.
 """
 
 UPGRADE_WAIT_S = 5.0
-"""Maximum time that a request waits while another request reads the revisions or upgrades the
+"""Maximum seconds that a request waits while another request reads the revisions or upgrades the
 database."""
 
 DATABASE_BEHIND = ProblemResponse(
@@ -106,8 +106,8 @@ class MigrationGuard:
         """Whether requests may reach endpoints with tables.
 
         A database error closes the guard without the lock. If another thread is reading the
-        revisions at that moment, it may open the guard again. A guard that was opened again is
-        closed by the next statement that fails.
+        revisions at that moment, that thread may open the guard again. A guard that was opened
+        again is closed by the next statement that fails.
         """
         self.problem = ""
         """The problem of the database for operators: `behind: …`, `ahead: …`, `down: …`, or ""."""

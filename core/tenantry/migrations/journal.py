@@ -28,7 +28,7 @@ _REMEDIES = {
 }
 
 LOCK_TIMEOUT_S = 30.0
-"""Maximum wait while another process writes to the journal.
+"""Maximum seconds to wait while another process writes to the journal.
 
 A write to the journal takes microseconds.
 """

@@ -29,7 +29,7 @@ LOCK_TIMEOUT_S = 60.0
 """Maximum seconds to wait while another process migrates the same database."""
 
 START_TIMEOUT_S = 30.0
-"""Maximum time for starting the process and connecting, without the wait for the lock."""
+"""Maximum seconds for starting the process and connecting, without the wait for the lock."""
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class TenantAdmission:
 
 
 class OpenAdmission:
-    """Admits `threads` requests at once, and refuses none. For applications other than the host."""
+    """Admits `threads` requests at once, and refuses none, for applications other than the host."""
 
     over: Mapping[str, object] = {}
 

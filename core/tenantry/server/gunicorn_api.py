@@ -1,7 +1,8 @@
 """What Tenantry's worker uses of gunicorn, in one list that is checked at start.
 
 If a method or an attribute is missing, or if a setting asks for a feature that the worker lacks,
-gunicorn's own threaded worker serves. The host's layers then decide in the request's thread.
+gunicorn's own threaded worker serves. In that worker, the host's layers decide in the request's
+thread.
 """
 
 import inspect

@@ -122,7 +122,7 @@ class Loop:
 
         Args:
             is_wanted: called after each wait.
-            signals_fd: becomes readable with a signal, and then ends the wait.
+            signals_fd: a file descriptor that a signal makes readable, which ends the wait.
         """
         seen_at = time.monotonic()
         while is_wanted():

@@ -130,7 +130,8 @@ class TenantWorker(Worker):  # type: ignore[misc]
             cfg.limit_request_field_size or HeadLimits().field_bytes,
         )
         reader = HeadReader(limits, "refuse" if cfg.header_map == "refuse" else "drop")
-        # First requests of tenants may exceed `threads`, but not twice over (`FairShare`).
+        # First requests of tenants may exceed `threads`, but stay below twice `threads`
+        # (`FairShare`).
         max_threads = 2 * cfg.threads + SPARE_THREADS
         app = getattr(admission, "app", self.wsgi)
         protocol = HttpProtocol(app, admission, serving, reader, self, max_threads=max_threads)
@@ -162,7 +163,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
         )
 
     def _end(self, protocol: HttpProtocol) -> None:
-        """Stop accepting, and wait until no connection is open or the time is up."""
+        """Stop accepting, and wait until no connection is open or the time limit is reached."""
         if not self._is_given_up:
             self._note_stopping()  # the worker may have reached `max_requests`
         stop: Any = getattr(self.wsgi, "stop", None)

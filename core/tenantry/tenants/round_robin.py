@@ -14,7 +14,7 @@ class RoundRobin:
         """Return the next part of `names`, as large as `share` (0 to 1).
 
         When the shares of several calls add up to 1, every name has been returned. A name that is
-        added in between waits for the next round.
+        added during a round waits for the next round.
         """
         if share >= 1:
             self._left = []

@@ -38,7 +38,7 @@ A segment has up to 64 KiB. A photo with a depth map and a second image has up t
 """
 
 MAX_TABLE_BYTES = 64 * 1024
-"""Maximum size of all tables of a JPEG before the first scan.
+"""Maximum size in bytes of all tables of a JPEG before the first scan.
 
 The tables of a usual JPEG have 1 kB.
 """
@@ -57,7 +57,7 @@ MAX_FRAMES = 10_000
 """Maximum number of frames in an animation, enough for 5 minutes at 30 frames per second."""
 
 MAX_METADATA_BYTES = 8 * 1024 * 1024
-"""Maximum size of everything in an image file that is not needed for its pixels.
+"""Maximum size in bytes of everything in an image file that is not needed for its pixels.
 
 Phones store previews and depth maps of several MiB in an image. Metadata never reaches Pillow.
 """
@@ -66,7 +66,7 @@ MAX_EXIF_BYTES = 64 * 1024
 """Number of bytes of EXIF data that are searched for the orientation: the maximum in a JPEG."""
 
 MAX_PROFILE_BYTES = 4 * 1024 * 1024
-"""Maximum size of a color profile, after decompression.
+"""Maximum size in bytes of a color profile, after decompression.
 
 The profile of a printer has up to 3 MiB.
 """

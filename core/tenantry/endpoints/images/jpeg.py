@@ -21,9 +21,9 @@ _END = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 _JFIF, _EXIF, _ICC, _ADOBE = 0xE0, 0xE1, 0xE2, 0xEE
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
-"""Baseline, extended and progressive frames. No browser shows other kinds of frames."""
+"""Markers of baseline, extended and progressive frames. No browser shows other kinds of frames."""
 _TABLES = frozenset({0xDB, 0xC4, 0xDD})
-"""Quantization tables, Huffman tables and the restart interval."""
+"""Markers of quantization tables, Huffman tables and the restart interval."""
 _LONE = frozenset({0x01, *range(0xD0, 0xD8)})
 """Markers without a segment."""
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
