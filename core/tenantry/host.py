@@ -333,7 +333,8 @@ class Host:
             took_ns = time.perf_counter_ns() - begun_ns
             self.usage.add(tenant.name, build_ns=took_ns, builds=int(is_good))
         stack = build_stack(app, tenant, self.settings, resources)
-        # A bound method takes a quarter of a closure's memory; thousands of tenants can be awake.
+        # A bound method takes a quarter of a closure's memory; thousands of tenants can have an
+        # instance.
         close = MethodType(close_app, app)
         return Instance(stack.wsgi, close, app, head_checks=stack.head_checks)
 

@@ -286,7 +286,7 @@ def test_a_slow_redis_stays_lost_until_it_is_fast(
 def test_repeated_losses_are_logged_once_per_interval(
     redis: redis_server.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A flapping Redis is logged once per `LOG_INTERVAL_S`, with all uncounted requests."""
+    """If Redis fails repeatedly, one line per `LOG_INTERVAL_S` counts all uncounted requests."""
     monkeypatch.setattr("tenantry.middleware.rate_storage.FIRST_PAUSE_S", 0.01)
     clock = Clock()
     storage = SharedStorage(redis.url, clock=clock)

@@ -51,7 +51,7 @@ class Clock:
 
 
 class App:
-    """A WSGI app that says a word, in two chunks."""
+    """A WSGI app that responds with a word, in two chunks."""
 
     def __init__(self, word: str) -> None:
         self.word = word

@@ -24,7 +24,7 @@ WriteTenant = Callable[..., Path]
 
 @pytest.fixture(name="admission")
 def _admission(host: Host, write_tenant: WriteTenant) -> Iterator[Any]:
-    """Return the admission of a host with an open tenant, one with keys, and one over its rate."""
+    """Return the admission of a host whose tenants differ in their keys and limits."""
     write_tenant("acme", MAX_CONTENT_LENGTH=1000)
     write_tenant("globex", CLIENTS={"mobile": hash_client_key("the-key")})
     write_tenant("initech", RATE_LIMIT="1/hour")

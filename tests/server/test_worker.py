@@ -211,7 +211,7 @@ def test_a_slow_reader_gets_its_whole_response(server: Server) -> None:
 
 
 def _receive(client: socket.socket, end: bytes) -> bytes:
-    """Return what comes up to `end`, or to the end of the connection."""
+    """Return the received bytes up to `end`, or up to the end of the connection."""
     received = b""
     while not received.endswith(end) and (part := client.recv(65536)):
         received += part
@@ -455,7 +455,7 @@ def _tls_answers(server: Server) -> bool:
 
 @pytest.mark.live
 def test_bodies_over_the_budget_get_503_and_others_are_served(folder: Path) -> None:
-    """Bodies that fill the budget wait and get 503; requests without a body go on."""
+    """Bodies that fill the budget wait and get 503; requests without a body are served."""
     (folder / "planted.py").write_text(
         "from tenantry.server import worker\n"
         "from tenantry.server.spool import SpoolBudget\n"

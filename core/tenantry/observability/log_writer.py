@@ -1,7 +1,7 @@
 """The writer of log lines: a bounded queue, and a thread that writes the queue to stderr.
 
 A request must not wait for the reader of stderr. If the reader stalls, or the disk is full, the
-queue fills; then further lines are dropped and counted, and requests go on.
+queue fills. While the queue is full, further lines are dropped and counted, and requests continue.
 
 Only a process that serves starts the thread. In other processes, such as commands and gunicorn's
 master, the caller writes the line. A forked process begins with an empty queue and without a
@@ -123,13 +123,13 @@ class LogWriter:
             if self._thread.is_alive():
                 return
             self._thread = None
-        self._write_queued()  # lines that came since the thread's last look
+        self._write_queued()  # lines that were added since the thread's last check
 
     def _run(self) -> None:
         while not self._is_closing:
             if not self.queue:
                 self.is_awake = False
-                # The second look finds a line that came while `is_awake` was still true.
+                # The second check finds a line that was added while `is_awake` was still true.
                 if not self.queue:
                     self._wake.wait()
                 self.is_awake = True
@@ -179,7 +179,7 @@ class LogWriter:
             self.dropped_total += len(batch)
 
     def _await_reader(self) -> None:
-        """Wait until a write does not block: gunicorn's master must go on if the reader stalls.
+        """Wait until a write does not block: gunicorn's master must continue if the reader stalls.
 
         Raises:
             BlockingIOError: the reader has stalled.

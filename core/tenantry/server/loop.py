@@ -273,7 +273,7 @@ class Loop:
             try:
                 if not self._poll_once(own):
                     return
-            except Exception:  # the loop of all tenants must go on
+            except Exception:  # the loop of all tenants must continue
                 _logger.exception("worker.loop_failed")
                 time.sleep(FAULT_PAUSE_S)
 

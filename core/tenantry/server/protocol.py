@@ -131,7 +131,7 @@ class HttpProtocol:
             self.loop.call(then, exchange.connection, exchange, result)
 
     def on_check(self, now: float) -> float:
-        """Start or refuse waiting requests, and end connections that are out of time."""
+        """Start or refuse waiting requests, and end connections that have exceeded a time limit."""
         if self.turns.waiting:
             self.turns.start_waiting()
             self.turns.refuse_expired(now)

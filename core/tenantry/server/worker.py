@@ -1,6 +1,6 @@
 """The gunicorn worker, which shares its threads fairly between tenants.
 
-The worker stands on gunicorn's public class `Worker`. `loop` polls, `protocol` follows each
+The worker is a subclass of gunicorn's public class `Worker`. `loop` polls, `protocol` follows each
 connection, and the host's `admission` decides. The scoreboard in shared memory shows the requests
 and builds in flight, so that the master knows the requests in flight of a dead worker.
 """

@@ -103,7 +103,7 @@ class RequestBodies:
             self._feed(exchange, connection.buffer + data if connection.buffer else data)
 
     def _feed(self, exchange: Exchange, data: bytes) -> None:
-        """Add what has arrived to the body, and go on when the body is complete."""
+        """Add the received bytes to the body, and begin the next step when the body is complete."""
         connection, receiving = exchange.connection, exchange.receiving
         assert receiving is not None  # noqa: S101 - the caller has set it
         try:
