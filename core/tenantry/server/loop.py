@@ -104,8 +104,8 @@ class Loop:
         # interrupts the wait could never get.
         self._activity = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.check_at = 0.0
-        """Time at which `Handler.on_check` is due, in seconds of the monotonic clock. Only the leader
-        writes `check_at`."""
+        """Time at which `Handler.on_check` is due, in seconds of the monotonic clock. Only the
+        leader writes `check_at`."""
         self._must_check = False
         self.now = time.monotonic()
         """Time at which the last poll ended, in seconds of the monotonic clock."""
