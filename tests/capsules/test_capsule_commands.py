@@ -293,7 +293,7 @@ def test_a_full_database_is_not_restored_into(
 def test_a_capsule_goes_to_standard_output(
     settings: HostSettings, acme: Path, tmp_path: Path
 ) -> None:
-    """`backup NAME -` writes nothing but the capsule, which is as good as one in a file."""
+    """`backup NAME -` writes only the capsule, which can be restored like a capsule file."""
     assert acme.exists()
     command = [sys.executable, "-m", "tenantry", "backup", "acme", "-"]
     with (tmp_path / "a").open("wb") as file:

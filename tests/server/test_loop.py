@@ -248,7 +248,7 @@ def test_the_loop_stops_accepting_without_resources(
 
 
 def test_a_worker_with_more_connections_leaves_the_next_one_to_others() -> None:
-    """A worker accepts the connection later if no other worker takes it."""
+    """A worker later accepts a connection that no other worker has accepted."""
     scoreboard = Scoreboard()
     row, other = scoreboard.claim_row(), scoreboard.claim_row()
     assert row is not None
@@ -267,7 +267,7 @@ def test_a_worker_with_more_connections_leaves_the_next_one_to_others() -> None:
 
 
 def test_a_worker_with_few_connections_accepts_at_once() -> None:
-    """A worker that has no more connections than another worker leaves it none."""
+    """A worker that has no more connections than another worker leaves no connection to it."""
     scoreboard = Scoreboard()
     row, other = scoreboard.claim_row(), scoreboard.claim_row()
     assert row is not None

@@ -43,7 +43,7 @@ def command(name: str, file: Path, is_json: bool) -> None:
     The capsule FILE contains the configuration, the rows and the files of tenant NAME, with
     checksums, but no secrets. The tenant can serve requests during the backup. If FILE exists, a
     complete new capsule replaces it. FILE has mode 0600. With -, the complete capsule goes to
-    standard output, and the disk of the data folder needs room for it.
+    standard output. The disk of the data folder needs free space for the capsule.
     """
     settings = read_settings()
     if str(file) == "-":
@@ -64,7 +64,7 @@ def command(name: str, file: Path, is_json: bool) -> None:
 
 
 def _write_to_stdout(settings: HostSettings, name: str) -> None:
-    """Write a whole capsule to stdout, and nothing at all if the backup fails."""
+    """Write a complete capsule to stdout, or no byte if the backup fails."""
     tenant, loaded = load_tenant(settings, name)
     with (
         interrupting_signals(),

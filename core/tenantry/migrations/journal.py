@@ -276,7 +276,7 @@ class Journal:
         return None if row is None else _step(row)
 
     def rename_tenant(self, name: str, new: str, databases: Mapping[str, str]) -> None:
-        """Give the steps of a tenant to its new name. Idempotent.
+        """Assign the steps of a renamed tenant to its new name. Idempotent.
 
         Args:
             name: the former name.

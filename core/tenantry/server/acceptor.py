@@ -20,14 +20,15 @@ OUT_OF_RESOURCES_PAUSE_S = 1.0
 
 LEAVE_S = 0.002
 """Seconds for which a new connection is left to workers with fewer connections, enough for an idle
-worker. A connection that no other worker has accepted by then is accepted by this worker."""
+worker. If no other worker accepts the connection within this time, this worker accepts the
+connection."""
 
 SLACK = 2
-"""Number of connections that a worker may have more than another one."""
+"""Number of connections that a worker may have in addition to those of another worker."""
 
 BATCH = 8
-"""Number of connections that a worker accepts at once, and after it has left one to others in
-vain."""
+"""Number of connections that a worker accepts at once, also after no other worker has accepted a
+connection that was left to other workers."""
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -52,7 +53,7 @@ class Acceptor:
         self._listeners: dict[int, tuple[socket.socket, Any]] = {}
         self._lacks_until = 0.0  # monotonic time; in the future while out of descriptors
         self.resumes_at = math.inf
-        """When `resume` is due after a pause of the acceptor's own, in monotonic seconds."""
+        """Time at which `resume` is due after a pause of the acceptor, in monotonic seconds."""
         self.is_accepting = False
         """Whether new connections come to this worker."""
 
@@ -99,10 +100,10 @@ class Acceptor:
         return now < self._lacks_until
 
     def _leaves_it(self, now: float) -> bool:
-        """Leave a new connection to the other workers if they have fewer, for `LEAVE_S`."""
+        """Leave a new connection to other workers with fewer connections for `LEAVE_S`."""
         if self._row is None:
             return False
-        if self._own_connections:  # no other worker has taken them
+        if self._own_connections:  # no other worker has accepted the connections
             self._own_connections -= 1
             return False
         if self._count <= self._row.scoreboard.fewest_connections() + SLACK:

@@ -305,7 +305,8 @@ class Loop:
             if not self._is_full:
                 self._acceptor.resume(self.now)
         if self._must_check or self.now >= self.check_at:
-            self._must_check = False  # written first, so that a later `check_soon` is not lost
+            # This value is written first, so that a later `check_soon` is not lost.
+            self._must_check = False
             self.check_at = handler.on_check(self.now)
         return self._leader == own
 
