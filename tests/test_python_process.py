@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.python_process import library_path, python_command, search_current_folder_last
+from tenantry.python_process import leave_out_current_folder, library_path, python_command
 
 
 @pytest.fixture(name="libraries", autouse=True)
@@ -20,25 +20,36 @@ def _libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return libraries
 
 
-def test_the_current_folder_is_searched_last(tmp_path: Path, libraries: list[str]) -> None:
-    """The current folder moves to the end of `sys.path`, so its modules do not shadow libraries."""
-    search_current_folder_last()
-    search_current_folder_last()
+def test_the_current_folder_is_not_searched(libraries: list[str]) -> None:
+    """Code outside the current folder finds no module there, although it starts there."""
+    leave_out_current_folder()
+    leave_out_current_folder()
 
-    assert [*libraries, str(tmp_path)] == sys.path
+    assert libraries == sys.path
 
 
-def test_a_link_to_the_current_folder_moves_too(
+def test_a_link_to_the_current_folder_is_removed_too(
     tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The current folder moves to the end even if `sys.path` contains it as a link."""
+    """The current folder is removed even if `sys.path` contains it as a link."""
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
     monkeypatch.setattr(sys, "path", [str(link), *libraries])
 
-    search_current_folder_last()
+    leave_out_current_folder()
 
-    assert [*libraries, str(link)] == sys.path
+    assert libraries == sys.path
+
+
+def test_pythonpath_can_name_the_current_folder(
+    tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If `PYTHONPATH` contains the current folder, it is searched after all libraries."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    leave_out_current_folder()
+
+    assert [*libraries, str(tmp_path)] == sys.path
 
 
 def test_the_library_path_has_no_current_folder(libraries: list[str]) -> None:
@@ -58,10 +69,10 @@ def test_the_library_path_keeps_what_pythonpath_names(
 def test_a_child_has_the_same_path(tmp_path: Path, libraries: list[str]) -> None:
     """A child process has the parent's search path and runs no `sitecustomize.py`."""
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('sitecustomize ran')\n")
-    search_current_folder_last()
+    leave_out_current_folder()
     command = python_command("import json; print(json.dumps([sys.path, sys.argv]))", "argument")
 
     result = subprocess.run(command, capture_output=True, text=True, check=True)
 
     path, arguments = json.loads(result.stdout)
-    assert ([*libraries, str(tmp_path)], ["-c", "argument"]) == (path, arguments)
+    assert (libraries, ["-c", "argument"]) == (path, arguments)

@@ -9,7 +9,6 @@ PLANNED_KEYS = (
     "OLD_HOSTS",
     "OLD_PREFIXES",
     "APP",
-    "APP_DIR",
     "MIGRATIONS",
     "ISOLATION",
     "WORKERS",
@@ -23,7 +22,6 @@ PLANNED_KEYS = (
 """Tenant file keys that a later version of Tenantry supports."""
 
 PLANNED_SETTINGS = (
-    "app_dir",
     "admin_token",
     "admin_read_only",
     "host_pattern",

@@ -1,10 +1,10 @@
 """The module search path of the processes that Tenantry starts.
 
 A project folder often holds modules with common names, such as `config.py`, `rich.py` or
-`sitecustomize.py`. A module of a project folder must not hide a library, and must not run just
-because Tenantry starts in that folder. The current folder therefore comes last on `sys.path`, where
-Python still finds a tenant's endpoints. The process that runs tenant files does not search the
-current folder at all.
+`sitecustomize.py`. Such a module must not hide a library, and must not run just because Tenantry
+starts in that folder: many libraries import an optional library such as rich if they find it.
+Therefore, the current folder is not on `sys.path`. A tenant's code finds the modules of its
+`APP_DIR` there (`private_code`).
 """
 
 import os
@@ -16,18 +16,19 @@ from pathlib import Path
 _SET_PATH = "import sys; sys.path[:] = sys.argv.pop(1).splitlines()"
 
 
-def search_current_folder_last() -> None:
-    """Make the current folder the last entry of `sys.path`."""
+def leave_out_current_folder() -> None:
+    """Remove the current folder from `sys.path`. Idempotent.
+
+    If `PYTHONPATH` names the current folder, the folder becomes the last entry instead.
+    """
     here = [entry for entry in sys.path if _is_current_folder(entry)]
-    current = _current_folder()
-    added = here or ([current] if current else [])
-    sys.path[:] = [entry for entry in sys.path if entry not in here] + added
+    kept = here[:1] if _is_in_python_path() else []
+    sys.path[:] = [entry for entry in sys.path if entry not in here] + kept
 
 
 def library_path() -> list[str]:
     """Return `sys.path` without the current folder, unless `PYTHONPATH` includes that folder."""
-    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    is_named = any(_is_current_folder(entry) for entry in named if entry)
+    is_named = _is_in_python_path()
     return [entry for entry in sys.path if is_named or not _is_current_folder(entry)]
 
 
@@ -55,6 +56,11 @@ def describe_exit(code: int) -> str:
         return f"exit code {code}"
     is_named = -code in {*signal.Signals}
     return signal.Signals(-code).name if is_named else f"signal {-code}"
+
+
+def _is_in_python_path() -> bool:
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return any(_is_current_folder(entry) for entry in named if entry)
 
 
 def _is_current_folder(entry: str) -> bool:

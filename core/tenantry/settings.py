@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tenantry.grammar import MAX_PORT, check_host_name
@@ -52,6 +52,13 @@ class HostSettings(BaseSettings):
     data_dir: Path = Field(
         Path("instance"),
         description="Folder for runtime data. `<data>/<name>/` belongs to the tenant `<name>`.",
+    )
+    app_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path(),
+        validate_default=True,
+        description="Folder with your own endpoints. Each tenant has its own copy of every module "
+        "in this folder. A relative path is relative to the folder in which the host starts.",
+        json_schema_extra={"default": "`.`"},
     )
     only: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

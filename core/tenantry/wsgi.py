@@ -1,8 +1,8 @@
 """The WSGI callable for any server: `tenantry.wsgi:application`."""
 
-from tenantry.python_process import search_current_folder_last
+from tenantry.python_process import leave_out_current_folder
 
-search_current_folder_last()  # uWSGI, waitress and gunicorn put that folder first
+leave_out_current_folder()  # uWSGI, waitress and gunicorn put that folder first
 
 from tenantry.files.permissions import create_private_files  # noqa: E402
 from tenantry.host import create_host  # noqa: E402

@@ -33,6 +33,7 @@ from capsule_mutants import make_mutant
 from capsule_files import tree
 from tenantry.cli import tenantry
 from tenantry.errors import TenantryError
+from tenantry.settings import HostSettings
 from tenantry.tenants.file import read_content
 from tenantry.tenants.loader import Loader
 from tenantry.tenants.model import Tenant
@@ -90,7 +91,7 @@ class Site:
 
     def _find_invalid_tenant(self) -> str:
         path = self.tenants / "fuzz.py"
-        found = validate_file(read_content(path), self.data, self._loader)
+        found = validate_file(read_content(path), HostSettings(data_dir=self.data), self._loader)
         if isinstance(found, Tenant | DisabledTenant):
             return ""
         assert isinstance(found, RejectedTenant)

@@ -378,7 +378,7 @@ def test_a_failed_build_leaves_no_module(data_dir: Path, write_endpoint: WriteEn
 def test_a_short_name_means_an_endpoint_of_tenantry() -> None:
     """The short name `landing` means the package `tenantry.endpoints.landing`."""
     assert "landing" in available_endpoints()
-    assert "tenantry.endpoints.landing" == find_endpoint("landing")
+    assert "tenantry.endpoints.landing" == find_endpoint("landing", None)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_an_unknown_endpoint_is_rejected(
 def test_the_nearest_name_is_suggested() -> None:
     """The error for the unknown endpoint `lnading` suggests `landing`."""
     with pytest.raises(EndpointError) as refused:
-        find_endpoint("lnading")
+        find_endpoint("lnading", None)
 
     assert "did you mean 'landing'? Endpoints: " in str(refused.value)
 
@@ -415,7 +415,7 @@ def test_a_package_without_a_blueprint_is_not_an_endpoint(write_endpoint: WriteE
     name = write_endpoint(blueprint=None)
 
     with pytest.raises(EndpointError, match=r"'corp\.shop' has no blueprint\.py"):
-        find_endpoint(name)
+        find_endpoint(name, None)
 
     assert "corp.shop" not in sys.modules
 
@@ -492,7 +492,7 @@ def test_finding_an_endpoint_runs_no_code(write_endpoint: WriteEndpoint, tmp_pat
     for package in ("corp", "corp/shop"):
         (tmp_path / package / "__init__.py").write_text("raise SystemExit(3)")
 
-    assert name == find_endpoint(name)
+    assert name == find_endpoint(name, None)
 
 
 @pytest.mark.parametrize(

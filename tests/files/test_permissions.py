@@ -10,6 +10,7 @@ from tenantry.files.permissions import (
     create_private_files,
     describe_writers,
     find_open,
+    is_replaceable,
     is_writable_by_all,
 )
 
@@ -67,7 +68,28 @@ def test_another_owner_is_a_writer(tmp_path: Path) -> None:
     file.chmod(0o664)
     os.chown(file, 61_234, 61_235)
 
-    assert "its owner, 61234 and the group 61235" == describe_writers(file)
+    assert "its owner 61234 and the group 61235" == describe_writers(file)
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_open"), [(0o755, False), (0o777, True), (0o1777, False), (0o775, False)]
+)
+def test_a_sticky_folder_protects_what_others_have_in_it(
+    tmp_path: Path, mode: int, *, is_open: bool
+) -> None:
+    """In a world-writable folder without the sticky bit, every user can replace files."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(mode)
+
+    assert is_open == is_replaceable(folder)
+
+
+def test_every_user_can_be_a_writer(tmp_path: Path) -> None:
+    """A world-writable data folder names every user."""
+    tmp_path.chmod(0o707)
+
+    assert "every user" == describe_writers(tmp_path, with_others=True)
 
 
 def test_a_missing_file_has_no_writers(tmp_path: Path) -> None:

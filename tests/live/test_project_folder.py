@@ -15,28 +15,34 @@ from tenantry.observability.control_socket import read_workers
 pytestmark = pytest.mark.live
 
 MODULES = (
-    "app.py", "click.py", "config.py", "core/__init__.py", "flask.py", "gunicorn/__init__.py",
-    "json.py", "resource.py", "rich.py", "sitecustomize.py", "sqlalchemy/__init__.py",
+    "app.py", "better_exceptions.py", "click.py", "colorama.py", "config.py", "core/__init__.py",
+    "flask.py", "gevent.py", "gunicorn/__init__.py", "json.py", "resource.py", "rich.py",
+    "setproctitle.py", "simplejson.py", "sitecustomize.py", "sqlalchemy/__init__.py",
     "usercustomize.py",
 )  # fmt: skip
 """Python files of a project that have the same names as libraries.
 
-Each file writes a marker if Tenantry runs the file.
+Some of them are libraries that other libraries import if they find them. Each file writes a marker
+if Tenantry runs the file.
 """
 
 MARK = "import pathlib\npathlib.Path(r'{folder}', __name__).write_text(__file__)\n"
 
 ORDERS = """
 from flask import Blueprint
+import prices
 orders_bp = Blueprint("orders", __name__)
 @orders_bp.route("/orders/")
 def orders():
-    return "orders"
+    return prices.NAME
 """
 
 
 class Project:
-    """A project folder with the tenants acme and globex. globex uses an endpoint of the project."""
+    """A project folder with the tenants acme and globex, and with modules named like libraries.
+
+    globex uses an endpoint of the project's folder `own`. The code of acme comes with Tenantry.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,10 +53,11 @@ class Project:
             path = folder / module
             path.parent.mkdir(exist_ok=True)
             path.write_text(MARK.format(folder=self.marks))
-        self.write("shop/__init__.py", "")
-        self.write("shop/orders/__init__.py", "")
-        self.write("shop/orders/blueprint.py", ORDERS)
-        self.write("tenants/acme.py", tenant_text("acme"))
+        self.write("own/prices.py", 'NAME = "orders"\n')
+        self.write("own/shop/__init__.py", "")
+        self.write("own/shop/orders/__init__.py", "")
+        self.write("own/shop/orders/blueprint.py", ORDERS)
+        self.write("tenants/acme.py", tenant_text("acme", APP_DIR="."))
         self.write("tenants/globex.py", tenant_text("globex", BLUEPRINTS=["shop.orders"]))
 
     def write(self, name: str, text: str) -> None:
@@ -62,6 +69,7 @@ class Project:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a `tenantry` command in the folder, in a separate process."""
         environ = {key: value for key, value in os.environ.items() if key[:9] != "TENANTRY_"}
+        environ["TENANTRY_APP_DIR"] = "own"
         return subprocess.run(
             [program("tenantry"), *words],
             cwd=self.folder, env=environ, capture_output=True, text=True, check=False,
@@ -74,7 +82,7 @@ class Project:
 
 @pytest.fixture(name="project")
 def _project(tmp_path: Path) -> Project:
-    """Return a project folder."""
+    """Return a project folder, whose folder `own` is the host's `APP_DIR`."""
     return Project(tmp_path)
 
 
@@ -82,7 +90,7 @@ def _project(tmp_path: Path) -> Project:
 def _server(project: Project) -> Iterator[Server]:
     """Serve the project with one worker, as `tenantry serve` does."""
     command = ["tenantry", "serve", "--bind", "{bind}", "--workers", "1"]
-    with running(command, project.folder) as server:
+    with running(command, project.folder, TENANTRY_APP_DIR="own") as server:
         wait_until(lambda: len(read_workers(project.data)) == 1)
         yield server
 
@@ -141,7 +149,7 @@ def test_a_replaced_master_runs_nothing_of_the_project(project: Project, server:
 )
 def test_another_server_runs_nothing_of_the_project(project: Project, command: list[str]) -> None:
     """Under plain `gunicorn` or waitress, the host imports only endpoints from the project."""
-    with running(command, project.folder) as server:
+    with running(command, project.folder, TENANTRY_APP_DIR="own") as server:
         wait_until(lambda: server.get("/globex/orders/")[0].status == 200)  # 503 until it is built
         answer = server.get("/globex/orders/")
 

@@ -181,7 +181,7 @@ def _app(tmp_path: Path) -> Flask:
 @pytest.fixture(name="guard")
 def _guard(write_shop: WriteShop, app: Flask, tmp_path: Path, clock: list[float]) -> MigrationGuard:
     """Return the migration guard of a database, with a clock that the test sets."""
-    branches = read_branches([write_shop(first())])
+    branches = read_branches([write_shop(first())], None)
     target = migration_target("acme", f"sqlite:///{tmp_path}/acme.sqlite3", branches, tmp_path)
     return MigrationGuard(target, database_of(app), is_default=False, clock=lambda: clock[0])
 
@@ -273,7 +273,7 @@ def test_the_first_request_that_misses_a_table_closes_the_guard(
     url = postgres_url if kind == "postgresql" else f"sqlite:///{tmp_path}/acme.sqlite3"
     app, now = Flask("acme"), [100.0]
     database = open_database(app, "acme", SecretStr(url), ConnectionBudget(1, wait_s=0.1))
-    target = migration_target("acme", url, read_branches([write_shop(first())]), tmp_path)
+    target = migration_target("acme", url, read_branches([write_shop(first())], None), tmp_path)
     guard = MigrationGuard(target, database, is_default=is_default, clock=lambda: now[0])
     client = counting_client(guard, app)
     with database.engine.begin() as connection:

@@ -17,9 +17,9 @@ from tenantry.migrations.revisions import (
 
 __all__ = ["write_shop_fixture"]
 
-SHOP = Branch("corp.shop", Path(), frozenset({"shop_1", "shop_2"}), frozenset({"shop_2"}))
-NEWS = Branch("corp.news", Path(), frozenset({"news_1"}), frozenset({"news_1"}))
-HASHES = Branch("corp.hashes", Path(), frozenset({"1f"}), frozenset({"1f"}))
+SHOP = Branch("corp.shop", None, Path(), frozenset({"shop_1", "shop_2"}), frozenset({"shop_2"}))
+NEWS = Branch("corp.news", None, Path(), frozenset({"news_1"}), frozenset({"news_1"}))
+HASHES = Branch("corp.hashes", None, Path(), frozenset({"1f"}), frozenset({"1f"}))
 """An endpoint whose revision IDs do not begin with its name."""
 
 MERGED = """\
@@ -35,7 +35,7 @@ def test_heads_are_those_of_alembic(write_shop: WriteShop) -> None:
     fork = second(revision="shop_3")
     name = write_shop(first(), second(), fork, MERGED, second(revision="shop_5", after="shop_4"))
 
-    (branch,) = read_branches([name])
+    (branch,) = read_branches([name], None)
 
     script = ScriptDirectory(branch.folder, version_locations=[branch.folder])
     assert {*script.get_heads()} == branch.heads == {"shop_5"}
@@ -44,7 +44,7 @@ def test_heads_are_those_of_alembic(write_shop: WriteShop) -> None:
 
 def test_an_endpoint_without_migrations_has_no_branch() -> None:
     """The endpoint `landing` has no tables, and therefore no branch of migrations."""
-    assert () == read_branches(["landing"])
+    assert () == read_branches(["landing"], None)
 
 
 @pytest.mark.parametrize("raised", ["SystemExit(7)", "ValueError('no')"])
@@ -55,7 +55,7 @@ def test_reading_revisions_imports_no_package(
     name = write_shop(first())
     (tmp_path / "code/corp/__init__.py").write_text(f"raise {raised}")
 
-    (branch,) = read_branches([name])
+    (branch,) = read_branches([name], None)
 
     assert {"shop_1"} == branch.heads
     assert "corp" not in sys.modules
@@ -64,10 +64,10 @@ def test_reading_revisions_imports_no_package(
 def test_a_new_revision_file_is_read(write_shop: WriteShop) -> None:
     """Cached revisions of a folder expire when a file in the folder changes."""
     name = write_shop(first())
-    before = read_branches([name])[0].heads
+    before = read_branches([name], None)[0].heads
     write_shop(first(), second())
 
-    assert ({"shop_1"}, {"shop_2"}) == (before, read_branches([name])[0].heads)
+    assert ({"shop_1"}, {"shop_2"}) == (before, read_branches([name], None)[0].heads)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_bad_revision_file_is_named(
     name = write_shop(*revisions)
 
     with pytest.raises(EndpointError, match=f"endpoint 'corp.shop': .*{text}"):
-        read_branches([name])
+        read_branches([name], None)
 
 
 def test_two_endpoints_cannot_share_a_revision(write_shop: WriteShop) -> None:
@@ -95,7 +95,7 @@ def test_two_endpoints_cannot_share_a_revision(write_shop: WriteShop) -> None:
     names = [write_shop(first()), write_shop(first(), name="news")]
 
     with pytest.raises(EndpointError, match=r"endpoint 'corp.shop' also has a revision 'shop_1'"):
-        read_branches(names)
+        read_branches(names, None)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.build_failure import FIRST_PAUSE_S, MAX_PAUSE_S
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
+from tenantry.settings import HostSettings
 from tenantry.tenants.model import Tenant
 
 
@@ -26,7 +27,9 @@ class AcmeRebuilds:
         self.built: list[Instance] = []
         self._data_dir = data_dir
         self._has_result = threading.Event()
-        self.workers = ReloadWorkers(data_dir, self.build, self._has_result.set)
+        self.workers = ReloadWorkers(
+            HostSettings(data_dir=data_dir), self.build, self._has_result.set
+        )
         self.rebuilds = Rebuilds(self.workers, lambda: self.now_s)
         self.mount = Mount("acme", "/acme", self.build)
 

@@ -13,6 +13,7 @@ from tenantry.reload.reconcile import Reconciler
 from tenantry.reload.warm_start import SiblingTenant
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
+from tenantry.settings import HostSettings
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
 from tenantry.tenants.validation import RejectedTenant, ValidationResult
@@ -23,7 +24,9 @@ AtShop = Callable[[str], Tenant]
 @pytest.fixture(name="reconciler")
 def _reconciler(data_dir: Path) -> Iterator[Reconciler]:
     """Return a reconciler that needs no files."""
-    workers = ReloadWorkers(data_dir, lambda _: pytest.fail("nothing is built"), lambda: None)
+    workers = ReloadWorkers(
+        HostSettings(data_dir=data_dir), lambda _: pytest.fail("nothing is built"), lambda: None
+    )
     yield Reconciler(
         lambda name: Mount(name, None, lambda _: pytest.fail("nothing is built")),
         Rebuilds(workers),

@@ -10,6 +10,7 @@ from servers import DEADLINE_S
 from tenantry.reload.validation_queue import BATCH_S, QUEUED_WAIT_S, ValidationQueue
 from tenantry.reload.workers import MAX_VALIDATIONS, ReloadWorkers
 from tenantry.routing.mount import Mount
+from tenantry.settings import HostSettings
 from tenantry.tenants.file import FileContent, read_content
 from tenantry.tenants.validation import ValidationResult
 
@@ -24,7 +25,9 @@ class Validation:
         self.results: list[str] = []
         self._woken = threading.Event()
         self.workers = ReloadWorkers(
-            data_dir, lambda _: pytest.fail("nothing is built"), self._woken.set
+            HostSettings(data_dir=data_dir),
+            lambda _: pytest.fail("nothing is built"),
+            self._woken.set,
         )
         self.queue = ValidationQueue(self.workers, self._note, self._woken.set, lambda: self.now_s)
 

@@ -13,6 +13,7 @@ from tenantry.reload import workers as workers_module
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing import worker_pool
 from tenantry.routing.instance import Instance
+from tenantry.settings import HostSettings
 from tenantry.tenants.file import FileContent, read_content
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import RejectedTenant
@@ -41,7 +42,7 @@ def _start(data_dir: Path) -> Iterator[Start]:
     started: list[ReloadWorkers] = []
 
     def start(build: Callable[[Tenant], Instance]) -> ReloadWorkers:
-        started.append(ReloadWorkers(data_dir, build, lambda: None))
+        started.append(ReloadWorkers(HostSettings(data_dir=data_dir), build, lambda: None))
         return started[-1]
 
     yield start

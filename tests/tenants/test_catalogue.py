@@ -226,7 +226,7 @@ def test_an_error_of_tenantry_costs_one_tenant(write_tenant: WriteTenant, data_d
     text = "cannot be validated (TypeError). This is an error in Tenantry; please report it."
 
     with Loader(timeout_s=no_number, data_dir=data_dir) as loader:
-        rejected = validate_file(content, data_dir, loader, no_number)
+        rejected = validate_file(content, HostSettings(data_dir=data_dir), loader, no_number)
 
     problem = Problem(str(path), text)
     assert RejectedTenant("acme", "/acme", (problem,), content.digest) == rejected

@@ -92,7 +92,11 @@ def test_code_that_a_group_can_change_is_noted_once(
     assert [("acme", "blueprint.py"), ("globex", "globex.py")] == files
 
 
-@pytest.mark.parametrize("path", ["extra/shop/blueprint.py", "extra/shop", "extra", "."])
+@pytest.mark.parametrize(
+    "path",
+    ["extra/shop/blueprint.py", "extra/shop/migrations/1.py", "extra/shop/migrations", "extra/shop",
+     "extra/__init__.py", "extra", "."],
+)  # fmt: skip
 def test_an_endpoint_that_every_user_can_change_is_rejected(
     settings: HostSettings,
     write_tenant: WriteTenant,
@@ -102,6 +106,8 @@ def test_an_endpoint_that_every_user_can_change_is_rejected(
 ) -> None:
     """A tenant file is rejected if an endpoint's code or one of its folders is world-writable."""
     endpoint = write_endpoint("shop", "")
+    (tmp_path / "extra/shop/migrations").mkdir()
+    (tmp_path / "extra/shop/migrations/1.py").touch()
     write_tenant("acme", BLUEPRINTS=[endpoint])
     (tmp_path / path).chmod(0o777)
 
@@ -113,12 +119,12 @@ def test_an_endpoint_that_every_user_can_change_is_rejected(
         (one.key, one.text) for one in problems
     ]
     with pytest.raises(EndpointError, match="every user can write"):
-        find_endpoint(endpoint)
+        find_endpoint(endpoint, None)
 
 
 def test_tenantrys_own_endpoints_have_no_code_of_others() -> None:
     """The code of Tenantry, which contains the check, is not checked."""
-    assert [] == code_paths("landing")
+    assert [] == code_paths("landing", None)
 
 
 def _mode(path: Path, mode: int) -> None:
@@ -156,6 +162,23 @@ def test_data_that_others_can_access_is_noted(
         (name, Path(note.file).name, note.text.partition("run: ")[2].partition("/")[0])
         for name, note in found
     ]
+
+
+def test_folders_that_every_user_can_replace_are_noted(
+    settings: HostSettings, private: Path, write_tenant: WriteTenant
+) -> None:
+    """Whoever can write to a folder above the tenants folder can replace the tenants folder."""
+    write_tenant("acme").chmod(0o644)
+    settings.data_dir.mkdir(mode=0o700)
+    settings.data_dir.chmod(0o703)
+    private.parent.chmod(0o707)
+    tenants = scan_tenants(settings).tenants
+
+    code, data = find_writers(tenants, private), find_open_data(tenants, settings.data_dir)
+
+    text = "every user can replace what is in this folder, the tenants folder included."
+    assert [("", text)] == [(name, note.text) for name, note in code]
+    assert ["every user can replace the data in this folder."] == [note.text for _, note in data]
 
 
 def test_private_data_is_not_noted(settings: HostSettings, write_tenant: WriteTenant) -> None:

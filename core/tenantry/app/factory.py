@@ -138,6 +138,13 @@ class TenantApp(Flask):
     response_class = TenantResponse
     url_rule_class = LazyRule
 
+    def make_shell_context(self) -> dict[str, Any]:
+        """Let code in `flask shell` import the tenant's private modules."""
+        context: dict[str, Any] = super().make_shell_context()
+        if self.private_modules is not None:
+            context["__builtins__"] = self.private_modules.builtins
+        return context
+
     def create_jinja_environment(self) -> Environment:
         """Return a Jinja environment that masks secrets and shares no mutable object."""
         environment = super().create_jinja_environment()
@@ -205,7 +212,7 @@ def create_app(
         DECODING_BYTES, DECODING_WAIT_S
     )
     app.extensions[LOADED_ENDPOINTS] = []
-    modules = app.private_modules = PrivateModules(tenant.name, sources)
+    modules = app.private_modules = PrivateModules(tenant.name, sources, app_dir=tenant.app_dir)
     added: list[Added] = []
     modules.begin()
     try:

@@ -132,7 +132,7 @@ def _snapshot(tenants: Sequence[AuditedTenant]) -> ProcessSnapshot:
             package
             for audited in tenants
             for endpoint in audited.tenant.blueprints
-            for package in _packages(endpoint)
+            for package in _packages(endpoint, audited.tenant.app_dir)
         ),
     )
 
@@ -141,9 +141,9 @@ def _loaded_endpoints(app: Flask) -> list[LoadedEndpoint]:
     return list(app.extensions.get(LOADED_ENDPOINTS, ()))
 
 
-def _packages(endpoint: str) -> list[str]:
+def _packages(endpoint: str, app_dir: str) -> list[str]:
     """Return the names of an endpoint's package and of its top-level package."""
-    package = find_endpoint(endpoint)
+    package = find_endpoint(endpoint, app_dir)
     top = package.partition(".")[0]
     return [package] if top == TENANTRY else [package, top]
 

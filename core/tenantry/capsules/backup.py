@@ -106,8 +106,8 @@ def _add_headers(
     secrets.append(str(tenant.database_url.password or ""))
     config, secret_keys = without_secrets(loaded.values, secrets)
     revisions = snapshot.revisions()
-    by_endpoint = _revisions_by_endpoint(tenant.blueprints, revisions)
-    _check_can_be_restored(snapshot.without_definition, by_endpoint)
+    by_endpoint = _revisions_by_endpoint(tenant, revisions)
+    _check_can_be_restored(snapshot.without_definition, by_endpoint, tenant.app_dir)
     metadata = CapsuleMetadata(
         format=1,
         tenant=tenant.name,
@@ -123,7 +123,9 @@ def _add_headers(
     _add_header(archive, CONFIG, dump_value(config))
 
 
-def _check_can_be_restored(without_definition: Mapping[str, str], endpoints: Iterable[str]) -> None:
+def _check_can_be_restored(
+    without_definition: Mapping[str, str], endpoints: Iterable[str], app_dir: str
+) -> None:
     """Check that a restore can create every table and view of the database.
 
     Migrations create a table or view if the text of a migration contains the name of the table or
@@ -134,7 +136,7 @@ def _check_can_be_restored(without_definition: Mapping[str, str], endpoints: Ite
     """
     if not without_definition:
         return
-    folders = [branch.folder for name in endpoints for branch in read_branches([name])]
+    folders = [branch.folder for name in endpoints for branch in read_branches([name], app_dir)]
     files = [path for folder in folders for path in folder.rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
     for name, reason in sorted(without_definition.items()):
@@ -156,13 +158,11 @@ def _add_header(archive: ArchiveWriter, name: str, text: str) -> None:
     archive.add(name, content)
 
 
-def _revisions_by_endpoint(
-    enabled: tuple[str, ...], revisions: frozenset[str]
-) -> dict[str, list[str]]:
+def _revisions_by_endpoint(tenant: Tenant, revisions: frozenset[str]) -> dict[str, list[str]]:
     """Return the revisions of each endpoint with tables in the database, enabled or not."""
     found = {}
-    for name in (*enabled, *available_endpoints()):
-        for branch in read_branches([name]):
+    for name in (*tenant.blueprints, *available_endpoints()):
+        for branch in read_branches([name], tenant.app_dir):
             if of_branch := revisions & branch.revisions:
                 found[name] = sorted(of_branch)
                 revisions -= of_branch

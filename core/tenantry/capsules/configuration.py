@@ -7,7 +7,7 @@ from typing import Any
 
 from tenantry.observability.redaction import SIGNING_KEYS, redact_value
 
-EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI", "DATABASE_OPTIONS")
+EXCLUDED_KEYS = (*SIGNING_KEYS, "DATABASE_URI", "DATABASE_OPTIONS", "APP_DIR")
 """Keys that are never in a capsule, because a restored tenant gets a new key and a new database."""
 
 SHOWN_CHARS = 2000

@@ -58,6 +58,8 @@ class RestoreRequest:
     """
     database_options: Mapping[str, Any] = field(default_factory=dict)
     """The value of `DATABASE_OPTIONS`, which never comes from a capsule."""
+    app_dir: str | None = None
+    """The value of `APP_DIR`, which never comes from a capsule; None for the host's."""
     is_replacing: bool = False
     """Whether an existing tenant of this name is replaced."""
     with_templates: bool = False
@@ -161,13 +163,13 @@ def restore_tenant(
     path, variable = settings.tenants_dir / f"{name}.py", secret_variable(name)
     if replacing is None:
         _check_is_new(settings, name)
-    branches = capsule_branches(metadata)
+    branches = capsule_branches(metadata, request.app_dir or str(settings.app_dir))
     config = _new_config(capsule, request)
     database = _database(settings, request)
     former_key = _former_key(settings, name) if replacing is not None else ""
     key = former_key or secrets.token_hex(NEW_SECRET_BYTES)
     loaded = LoadedFile(name, display_path(path), "", config | {"SECRET_KEY": key})
-    default_url = validate_loaded(loaded, settings.data_dir).database_url
+    default_url = validate_loaded(loaded, settings).database_url
     prefix = config.get("URL_PREFIX") or _default_prefix(name)
     check_prefix_is_free(settings, prefix, name if replacing is not None else "")
     expressions = {"SECRET_KEY": f"secret({variable!r})"}
@@ -177,6 +179,7 @@ def restore_tenant(
     with restore_capsule(
         capsule,
         staging,
+        branches,
         database.url,
         on_progress,
         with_templates=request.with_templates,
@@ -255,6 +258,8 @@ def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
     config = dict(capsule.config)
     if request.database_options:
         config["DATABASE_OPTIONS"] = dict(request.database_options)
+    if request.app_dir is not None:
+        config["APP_DIR"] = request.app_dir
     old_name = capsule.metadata.tenant
     is_renamed = request.name != old_name
     if is_renamed and config.get("APP_NAME") == old_name:

@@ -78,6 +78,7 @@ class PendingRestore:
 def restore_capsule(
     capsule: Capsule,
     staging: RestoreStaging,
+    branches: tuple[Branch, ...],
     url: URL | None,
     on_progress: ProgressCallback,
     *,
@@ -89,6 +90,7 @@ def restore_capsule(
     Args:
         capsule: the result of `read_capsule`.
         staging: the staging area of the new tenant.
+        branches: the result of `capsule_branches`.
         url: the URL of an empty database for the new tenant, or None for the default SQLite file in
             the tenant's folder.
         on_progress: a function that receives the progress of the restore.
@@ -99,7 +101,6 @@ def restore_capsule(
         TenantryError: the restore failed. The text of the error names each file or database that
             could not be removed.
     """
-    branches = capsule_branches(capsule.metadata)
     with _new_database(staging, url) as database:
         check_disk_space(capsule, staging.data_dir, database.disk_folder)
         with naming_errors(str(capsule.path)):
@@ -122,8 +123,12 @@ def restore_capsule(
         yield PendingRestore(summary, staging, database)
 
 
-def capsule_branches(metadata: CapsuleMetadata) -> tuple[Branch, ...]:
+def capsule_branches(metadata: CapsuleMetadata, app_dir: str) -> tuple[Branch, ...]:
     """Return the Alembic branches of the endpoints that have tables in a capsule.
+
+    Args:
+        metadata: the metadata of the capsule.
+        app_dir: the `APP_DIR` of the new tenant.
 
     Raises:
         CapsuleError: the capsule has a revision that the installed endpoints do not know.
@@ -131,7 +136,7 @@ def capsule_branches(metadata: CapsuleMetadata) -> tuple[Branch, ...]:
     found: list[Branch] = []
     for name, revisions in metadata.revisions.items():
         try:
-            branches = read_branches([name])
+            branches = read_branches([name], app_dir)
         except EndpointError as error:
             raise CapsuleError(str(error)) from error
         known = frozenset[str]().union(*(branch.revisions for branch in branches))

@@ -20,7 +20,7 @@ from tenantry.cli.output import examples
 from tenantry.cli.terminal import end_quietly, open_terminal
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.files.permissions import create_private_files
-from tenantry.python_process import search_current_folder_last
+from tenantry.python_process import leave_out_current_folder
 from tenantry.settings import SettingsError
 from tenantry.tenants.secrets import SecretError
 
@@ -98,7 +98,7 @@ def tenantry() -> None:
 
 def main() -> None:
     """Run the command line. An error that the operator can fix is printed without a traceback."""
-    search_current_folder_last()
+    leave_out_current_folder()
     create_private_files()
     open_terminal()
     try:

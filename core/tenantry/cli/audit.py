@@ -93,7 +93,7 @@ def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], l
     rejected: list[Finding] = []
     with Loader(data_dir=settings.data_dir) as loader:
         for path in [paths[name] for name in sorted(names or paths)]:
-            result = validate_file(read_content(path), settings.data_dir, loader)
+            result = validate_file(read_content(path), settings, loader)
             if isinstance(result, Tenant):
                 tenants.append(result)
             elif isinstance(result, RejectedTenant):

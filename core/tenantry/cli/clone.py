@@ -64,6 +64,7 @@ def command(
                 prefix,
                 database,
                 database_options=options,
+                app_dir=None if tenant.app_dir == str(settings.app_dir) else tenant.app_dir,
                 with_templates=True,
             ),
             staging,

@@ -34,7 +34,7 @@ def _check_endpoints(
         if names.count(name) > 1:
             raise click.BadParameter(f"{name!r} is given more than once; name each endpoint once.")
         try:
-            find_endpoint(name)
+            find_endpoint(name, str(read_settings().app_dir))
         except EndpointError as error:
             raise click.BadParameter(str(error)) from error
     return names

@@ -4,9 +4,12 @@ Without Flask, a process that only reads tenant files or migrates databases star
 """
 
 import difflib
+import os
 import pkgutil
 import shlex
+import time
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from tenantry.errors import EndpointError
@@ -17,6 +20,12 @@ _PACKAGE = __name__.rpartition(".")[0]
 """The package that contains the endpoints with short names."""
 
 
+_NOT_CODE = ("static", "templates")
+"""Folders of an endpoint that hold many files and no modules."""
+
+_CODE_SUFFIXES = (".py", ".pyc", ".so")
+
+
 def available_endpoints() -> list[str]:
     """Return the sorted names of the endpoints that come with Tenantry."""
     return sorted(
@@ -24,14 +33,18 @@ def available_endpoints() -> list[str]:
     )
 
 
-def find_endpoint(name: str) -> str:
+def find_endpoint(name: str, app_dir: str | None) -> str:
     """Return the package of an endpoint, without importing anything.
+
+    Args:
+        name: the name in `BLUEPRINTS`.
+        app_dir: the tenant's `APP_DIR`, which comes before `sys.path`.
 
     Raises:
         EndpointError: the package does not exist, has no `blueprint.py`, or every user of the
             machine can change its code.
     """
-    folders = folders_of(package_of(name)) if _is_dotted_name(name) else []
+    folders = folders_of(package_of(name), app_dir) if _is_dotted_name(name) else []
     if not folders:
         raise EndpointError(name, f"no endpoint named {name!r}; {_suggestion(name)}")
     if not any(Path(folder, "blueprint.py").is_file() for folder in folders):
@@ -40,36 +53,53 @@ def find_endpoint(name: str) -> str:
             f"endpoint {name!r} has no blueprint.py; add one that defines a Blueprint, or remove "
             f"{name!r} from BLUEPRINTS.",
         )
-    for path in code_paths(name):
-        with suppress(FileNotFoundError):  # an editor is replacing the file
-            if is_writable_by_all(path):
-                raise EndpointError(
-                    name,
-                    f"endpoint {name!r}: every user can write to {path}; run: "
-                    f"chmod o-w {shlex.quote(str(path))}",
-                )
+    path = _find_writable(name, app_dir, tuple(folders), int(time.monotonic()))
+    if path is not None:
+        raise EndpointError(
+            name,
+            f"endpoint {name!r}: every user can write to {path}; run: "
+            f"chmod o-w {shlex.quote(str(path))}",
+        )
     return package_of(name)
 
 
-def code_paths(name: str) -> list[Path]:
-    """Return the paths of an endpoint's code: the modules, the folders, and the folder above.
+@lru_cache(maxsize=64)  # a look at 16 files takes 1 ms, and thousands of tenants share endpoints
+def _find_writable(
+    name: str, app_dir: str | None, folders: tuple[str, ...], second: int
+) -> Path | None:
+    """Return a part of an endpoint's code that every user can change, as it is in this second."""
+    del folders, second
+    for path in code_paths(name, app_dir):
+        with suppress(FileNotFoundError):  # an editor replaces the file
+            if is_writable_by_all(path):
+                return path
+    return None
+
+
+def code_paths(name: str, app_dir: str | None) -> list[Path]:
+    """Return the code of an endpoint: its modules, its folders, and the folder that holds them all.
 
     For an endpoint that comes with Tenantry, the result is empty, because the code belongs to
     Tenantry.
     """
-    if "." not in name:
+    if package_of(name) != name:
         return []
-    paths = []
-    for folder in map(Path, folders_of(package_of(name))):
-        parents = folder.parents[: name.count(".") + 1]
-        paths += [*parents, folder, *folder.glob("*.py")]
-        paths += [parent / "__init__.py" for parent in parents[:-1]]
-    return [path for path in paths if path.exists()]
+    paths: list[Path] = []
+    for package in map(Path, folders_of(name, app_dir)):
+        parents = package.parents[: name.count(".") + 1]
+        modules = [parent / "__init__.py" for parent in parents[:-1]]
+        paths += [*parents, *filter(Path.exists, modules)]
+        for folder, folders, files in os.walk(package):
+            folders[:] = [one for one in folders if one not in _NOT_CODE]
+            names = [one for one in files if one.endswith(_CODE_SUFFIXES)]
+            paths += [Path(folder), *(Path(folder, one) for one in names)]
+    return paths
 
 
 def package_of(name: str) -> str:
     """Return the name of an endpoint's package, whether or not the package exists."""
-    return name if "." in name else f"{_PACKAGE}.{name}"
+    is_own = "." not in name and Path(__file__).with_name(name).joinpath("blueprint.py").is_file()
+    return f"{_PACKAGE}.{name}" if is_own else name
 
 
 def _is_dotted_name(name: str) -> bool:

@@ -44,7 +44,7 @@ def load_endpoint(name: str, modules: PrivateModules) -> LoadedEndpoint:
     Raises:
         EndpointError: the endpoint does not exist, cannot be imported, or has no `<name>_bp`.
     """
-    package = find_endpoint(name)
+    package = find_endpoint(name, modules.app_dir)
     modules.add_packages([package])
     variable = f"{package.rpartition('.')[2]}_bp"
     try:

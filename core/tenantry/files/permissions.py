@@ -30,8 +30,21 @@ def is_writable_by_all(path: Path) -> bool:
     return bool(path.stat().st_mode & stat.S_IWOTH) and not _is_mounted_read_only(path)
 
 
-def describe_writers(path: Path) -> str:
-    """Return which users besides this user and root can change a file, or an empty string."""
+def is_replaceable(folder: Path) -> bool:
+    """Whether every user can rename what others have in a folder, unlike in `/tmp`."""
+    try:
+        return is_writable_by_all(folder) and not folder.stat().st_mode & stat.S_ISVTX
+    except OSError:
+        return False
+
+
+def describe_writers(path: Path, *, with_others: bool = False) -> str:
+    """Return who besides this user and root can change a file; an empty string for nobody.
+
+    Args:
+        path: a file, or a folder.
+        with_others: whether to name every user if the mode says so, too.
+    """
     try:
         info = path.stat()
         if _is_mounted_read_only(path):
@@ -40,9 +53,11 @@ def describe_writers(path: Path) -> str:
         return ""
     writers = []
     if info.st_uid not in {0, os.geteuid()}:
-        writers.append(f"its owner, {_user(info.st_uid)}")
+        writers.append(f"its owner {_user(info.st_uid)}")
     if info.st_mode & stat.S_IWGRP:
         writers.append(f"the group {_group(info.st_gid)}")
+    if with_others and info.st_mode & stat.S_IWOTH:
+        writers.append("every user")
     return " and ".join(writers)
 
 

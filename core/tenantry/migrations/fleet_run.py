@@ -295,7 +295,7 @@ def _downgrade_target(
 ) -> MigrationTarget | MigrationStatus:
     """Return the target of a downgrade, or the status of a tenant that cannot be downgraded."""
     try:
-        branches = read_branches(tenant.blueprints)
+        branches = read_branches(tenant.blueprints, tenant.app_dir)
     except EndpointError as error:
         return MigrationStatus(tenant.name, "failed", reason=str(error))
     if not branches:

@@ -328,7 +328,7 @@ def add_migration_guard(app: Flask, tenant: Tenant, data_dir: Path) -> Migration
     Raises:
         EndpointError: an endpoint does not exist, or its revisions cannot be read.
     """
-    branches = read_branches(tenant.blueprints)
+    branches = read_branches(tenant.blueprints, tenant.app_dir)
     if not branches:
         return None
     url = tenant.database_uri.get_secret_value()

@@ -29,6 +29,7 @@ class MigrationRequest:
 
     url: str
     endpoints: list[str]
+    app_dir: str | None
     lock_file: str
     """The file to lock for engines other than PostgreSQL."""
     lock_timeout_s: float

@@ -55,7 +55,8 @@ def serve(parent: socket.socket) -> None:
 
 def _reply(request: MigrationRequest, on_start: OnStart, on_commit: OnCommit) -> MigrationReply:
     try:
-        return migrate(request, read_branches(request.endpoints), on_start, on_commit)
+        branches = read_branches(request.endpoints, request.app_dir)
+        return migrate(request, branches, on_start, on_commit)
     except DatabaseLockedError as error:
         return MigrationReply("failed", reason=str(error))
     except BaseException as error:  # noqa: BLE001 - whatever a driver or a revision file raises

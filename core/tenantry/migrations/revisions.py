@@ -31,6 +31,8 @@ class Branch:
     """The revisions of one endpoint, which form an Alembic branch."""
 
     endpoint: str
+    app_dir: str | None
+    """The `APP_DIR` in which the endpoint was looked up."""
     folder: Path
     revisions: frozenset[str]
     heads: frozenset[str]
@@ -56,11 +58,12 @@ class RevisionStatus:
     """
 
 
-def read_branches(endpoints: Iterable[str]) -> tuple[Branch, ...]:
+def read_branches(endpoints: Iterable[str], app_dir: str | None) -> tuple[Branch, ...]:
     """Return the branches of all endpoints with tables, in the order of `endpoints`.
 
     Args:
         endpoints: the names in `BLUEPRINTS`.
+        app_dir: the tenant's `APP_DIR`.
 
     Raises:
         EndpointError: an endpoint does not exist, a revision file cannot be parsed, or two files
@@ -69,7 +72,7 @@ def read_branches(endpoints: Iterable[str]) -> tuple[Branch, ...]:
     branches: list[Branch] = []
     owners: dict[str, str] = {}
     for name in endpoints:
-        for branch in _branches_of(name):
+        for branch in _branches_of(name, app_dir):
             for revision in sorted(branch.revisions & owners.keys()):
                 raise EndpointError(
                     name,
@@ -111,7 +114,7 @@ def _without_bundled(revisions: frozenset[str]) -> frozenset[str]:
     """Return the revisions without those of endpoints that come with Tenantry."""
     if not revisions:
         return revisions
-    bundled = read_branches(available_endpoints())
+    bundled = read_branches(available_endpoints(), None)
     return revisions.difference(*(branch.revisions for branch in bundled))
 
 
@@ -163,8 +166,8 @@ def describe_unknown(status: RevisionStatus) -> str:
     )
 
 
-def _branches_of(endpoint: str) -> Iterator[Branch]:
-    for package in folders_of(find_endpoint(endpoint)):
+def _branches_of(endpoint: str, app_dir: str | None) -> Iterator[Branch]:
+    for package in folders_of(find_endpoint(endpoint, app_dir), app_dir):
         folder = Path(package, "migrations")
         try:
             with os.scandir(folder) as entries:
@@ -176,15 +179,18 @@ def _branches_of(endpoint: str) -> Iterator[Branch]:
         except (FileNotFoundError, NotADirectoryError):
             continue  # the endpoint has no tables
         if files:
-            yield _read_branch(endpoint, folder, tuple(files))
+            yield _read_branch(endpoint, app_dir, folder, tuple(files))
 
 
 @lru_cache(maxsize=1000)
-def _read_branch(endpoint: str, folder: Path, files: tuple[tuple[str, int], ...]) -> Branch:
+def _read_branch(
+    endpoint: str, app_dir: str | None, folder: Path, files: tuple[tuple[str, int], ...]
+) -> Branch:
     """Return the branch that the revision files define. The branch is cached.
 
     Args:
         endpoint: the name of the endpoint in `BLUEPRINTS`.
+        app_dir: the `APP_DIR` in which the endpoint was looked up.
         folder: the folder `migrations/` of the endpoint.
         files: the name and the modification time (in nanoseconds) of each revision file.
     """
@@ -205,7 +211,9 @@ def _read_branch(endpoint: str, folder: Path, files: tuple[tuple[str, int], ...]
             f"endpoint {endpoint!r}: a file in migrations/ has the down_revision {missing[0]!r}, "
             "but no file has that revision; restore that file.",
         )
-    return Branch(endpoint, folder, frozenset(parents), frozenset(parents.keys() - followed))
+    return Branch(
+        endpoint, app_dir, folder, frozenset(parents), frozenset(parents.keys() - followed)
+    )
 
 
 def _read_revision_file(endpoint: str, path: Path) -> tuple[str, tuple[str, ...]]:

@@ -170,6 +170,7 @@ class MigrationRunner:
             options=dict(target.options),
             is_foreseeing=target.is_foreseeing,
             endpoints=[branch.endpoint for branch in target.branches],
+            app_dir=target.branches[0].app_dir if target.branches else None,
             lock_file=str(target.lock_file),
             lock_timeout_s=self._lock_timeout_s,
             destination=None if destination is None else sorted(destination),

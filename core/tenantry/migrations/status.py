@@ -53,7 +53,7 @@ class MigrationStatus:
 
 OnStatus = Callable[[MigrationStatus], None]
 
-_ReadBranches = Callable[[tuple[str, ...]], tuple[Branch, ...]]
+_ReadBranches = Callable[[tuple[str, ...], str], tuple[Branch, ...]]
 
 
 def fleet_status(
@@ -124,7 +124,7 @@ def _status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationSta
 def _assumed_status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationStatus:
     """Return the status that a tenant would have with an empty database."""
     try:
-        branches = read(tuple(tenant.blueprints))
+        branches = read(tuple(tenant.blueprints), tenant.app_dir)
     except EndpointError as error:
         return MigrationStatus(tenant.name, "failed", reason=str(error))
     if not branches:

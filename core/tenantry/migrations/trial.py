@@ -120,8 +120,8 @@ class _Copies:
 
 def _trial_of(tenant: Tenant, data_dir: Path) -> _Trial | None:
     try:
-        branches = read_branches(tenant.blueprints)
-    except EndpointError:  # the build of the tenant reports the error
+        branches = read_branches(tenant.blueprints, tenant.app_dir)
+    except EndpointError:  # the build of the tenant reports it
         return None
     if not branches:
         return None

@@ -168,7 +168,7 @@ class _Rename:
         content = FileContent(self._new_path, content_digest(text.encode()), text.encode())
         with Loader(data_dir=self._settings.data_dir) as loader:
             loaded = load_content(content, loader)
-        renamed = validate_loaded(loaded, self._settings.data_dir)
+        renamed = validate_loaded(loaded, self._settings)
         is_default = loaded.values.get("DATABASE_URI") is None
         changed = {
             "SECRET_KEY": renamed.secret_key != self._tenant.secret_key,

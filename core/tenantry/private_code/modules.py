@@ -20,7 +20,7 @@ from typing import Any
 from weakref import ref
 
 from tenantry.private_code.names import owner_of, plain_name, private_name, shared_owner
-from tenantry.private_code.search import find_module, folders_of
+from tenantry.private_code.search import OWN, find_module, folders_of, is_in_folder
 from tenantry.private_code.sources import Sources
 
 Spec = importlib.machinery.ModuleSpec
@@ -118,17 +118,18 @@ class PrivateModules:
 
     def is_private(self, plain: str) -> bool:
         """Whether the plain name means a private module in the tenant's code."""
-        top = plain.partition(".")[0]
-        if any(plain == one or plain.startswith(f"{one}.") for one in self.packages):
-            return True
-        return self.app_dir is not None and top != "tenantry" and self._has_top(top)
+        return self._is_in_packages(plain) or (
+            self.app_dir is not None and self._has_top(plain.partition(".")[0])
+        )
+
+    def _is_in_packages(self, plain: str) -> bool:
+        return any(plain == one or plain.startswith(f"{one}.") for one in self.packages)
 
     def _has_top(self, top: str) -> bool:
         assert self.app_dir is not None  # noqa: S101 - the caller has checked
         found = self._is_in_app_dir.get(top)
         if found is None:
-            found = find_module(top, [self.app_dir]) is not None
-            self._is_in_app_dir[top] = found
+            found = self._is_in_app_dir[top] = is_in_folder(top, self.app_dir)
         return found
 
     def load(self, plain: str) -> ModuleType:
@@ -163,7 +164,10 @@ class PrivateModules:
             plain = plain_name(importlib.util.resolve_name("." * level + name, package))
         else:
             plain = name
-        if not self.is_private(plain):
+        # The endpoints that come with Tenantry find nothing in `APP_DIR`.
+        caller = plain_name(str((globals or {}).get("__name__", "")))
+        is_private = self._is_in_packages if caller.startswith(f"{OWN}.") else self.is_private
+        if not is_private(plain):
             return self._import_other(plain, globals, locals, fromlist or ())
         module = self.load(plain)
         if not fromlist:
@@ -204,7 +208,7 @@ class PrivateModules:
         plain = plain_name(fullname)
         if plain in self._parents and not self.is_private(plain):
             spec = Spec(fullname, _ParentLoader(self, plain), is_package=True)
-            spec.submodule_search_locations = folders_of(plain)
+            spec.submodule_search_locations = folders_of(plain, self.app_dir)
             return spec
         if path is None:
             folders = [self.app_dir] if self.app_dir is not None and self.is_private(plain) else []

@@ -118,7 +118,7 @@ class Follower:
         self._build_pool = BuildPool(self._note_progress)
         self._last_good = LastGood(settings.data_dir, settings.tenants_dir)
         self._workers = ReloadWorkers(
-            settings.data_dir, build, self._woken.set, last_good=self._last_good.content
+            settings, build, self._woken.set, last_good=self._last_good.content
         )
         self._draining = Draining(settings.drain_timeout_s, clock)
         self._eviction = Eviction(

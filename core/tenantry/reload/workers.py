@@ -10,13 +10,13 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from tenantry.errors import Problem
 from tenantry.routing.instance import Instance
 from tenantry.routing.worker_pool import WorkerPool
+from tenantry.settings import HostSettings
 from tenantry.tenants.file import FileContent, printable, read_content
 from tenantry.tenants.loader import RUN_TIMEOUT_S, Loader
 from tenantry.tenants.model import Tenant
@@ -55,7 +55,7 @@ class ReloadWorkers:
     `is_wanted` callbacks run on a worker thread.
 
     Args:
-        data_dir: the folder that contains the tenants' data folders.
+        settings: the settings of the host.
         build: returns an instance of a tenant; may raise any exception.
         notify: called on a worker thread when a result is ready to collect.
         last_good: returns the last good content of a tenant file while the process starts, or None.
@@ -63,7 +63,7 @@ class ReloadWorkers:
 
     def __init__(
         self,
-        data_dir: Path,
+        settings: HostSettings,
         build: Callable[[Tenant], Instance],
         notify: Callable[[], None],
         *,
@@ -72,7 +72,7 @@ class ReloadWorkers:
         self._last_good = last_good
         self.restorable: dict[str, Tenant] = {}
         """The last good version of each tenant whose file has changed while no worker served."""
-        self._data_dir = data_dir
+        self._settings = settings
         self._build = build
         self._notify = notify
         self._results: SimpleQueue[_Result] = SimpleQueue()
@@ -188,11 +188,11 @@ class ReloadWorkers:
         try:
             loader = self._idle_loaders.get_nowait()
         except Empty:
-            loader = Loader(data_dir=self._data_dir, creates_secrets=self.creates_secrets)
+            loader = Loader(data_dir=self._settings.data_dir, creates_secrets=self.creates_secrets)
         try:
             if not content.digest:
                 content = read_content(content.path)
-            result = validate_file(content, self._data_dir, loader, timeout_s)
+            result = validate_file(content, self._settings, loader, timeout_s)
             self._load_last_good(content, loader, timeout_s, result)
         except BaseException as error:  # noqa: BLE001 - without a result, the host is never ready
             text = f"cannot be validated: {type(error).__name__}; change the file to try again."
@@ -213,7 +213,7 @@ class ReloadWorkers:
             loader.close()  # the next load starts another process
         last_good = self._last_good(name)
         if last_good is not None and last_good.digest != content.digest:
-            restored = validate_file(last_good, self._data_dir, loader, FIRST_TIMEOUT_S)
+            restored = validate_file(last_good, self._settings, loader, FIRST_TIMEOUT_S)
             if isinstance(restored, Tenant):
                 self.restorable[name] = restored
 

@@ -2,7 +2,7 @@
 
 from gunicorn.app.wsgiapp import run
 
-from tenantry.python_process import search_current_folder_last
+from tenantry.python_process import leave_out_current_folder
 
-search_current_folder_last()  # gunicorn would put the current folder first
+leave_out_current_folder()  # gunicorn would put the current folder first
 run(prog="gunicorn")

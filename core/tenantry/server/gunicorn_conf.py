@@ -5,15 +5,17 @@ line overrides each setting. The option `--bind` replaces both listeners, so rep
 operators' listener.
 """
 
-from tenantry.python_process import search_current_folder_last
+from tenantry.python_process import leave_out_current_folder
 
-search_current_folder_last()  # gunicorn puts the current folder first
+leave_out_current_folder()  # gunicorn puts the current folder first, now and after this file
 
 import os
 import resource
 import sys
 from typing import Any
 
+import tenantry.server.log
+import tenantry.server.worker  # noqa: F401 - gunicorn imports both by name, after this file
 from tenantry.settings import SettingsError, read_settings
 
 try:
@@ -117,6 +119,8 @@ def on_starting(arbiter: Any) -> None:
     gunicorn uses the exit codes 3 and 4 for a worker that cannot boot or load its app, and then
     stops all workers. With other exit codes, the `os._exit(3)` of a tenant ends only one worker.
     """
+    if arbiter.app.app_uri == wsgi_app:  # another app can be in the current folder
+        leave_out_current_folder()
     if _settings.is_admin_public:
         arbiter.log.warning(
             "TENANTRY_ADMIN_BIND: %s makes the operators' pages public, and the pages have no "

@@ -58,7 +58,7 @@ def scan_tenants(
     paths = tenant_files(settings.tenants_dir)
     with Loader(data_dir=settings.data_dir) as loader:
         results = [
-            validate_file(read_content(path), settings.data_dir, loader)
+            validate_file(read_content(path), settings, loader)
             for path in paths
             if not settings.only or path.stem in settings.only
         ]
@@ -116,7 +116,7 @@ def load_tenant(
     check_tenant_exists(settings, name)
     with Loader(data_dir=settings.data_dir, creates_secrets=creates_secrets) as loader:
         loaded = load_content(read_content(settings.tenants_dir / f"{name}.py"), loader)
-    return validate_loaded(loaded, settings.data_dir), loaded
+    return validate_loaded(loaded, settings), loaded
 
 
 def check_tenant_exists(settings: HostSettings, name: str) -> None:

@@ -7,6 +7,7 @@ The fields of `Tenant` are the keys of a tenant file. A test compares the table 
 import copy
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -87,6 +88,13 @@ def _check_maintenance(value: object) -> object:
     return value
 
 
+def _check_app_dir(value: str) -> str:
+    path = Path(value).absolute()
+    if not path.is_dir():
+        raise ValueError("there is no such folder")
+    return str(path)
+
+
 def _list_to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
@@ -163,8 +171,15 @@ class Tenant(BaseModel):
         alias="BLUEPRINTS",
         examples=[["landing"]],
         description="Enabled endpoints. A short name, such as `landing`, is an endpoint that "
-        "comes with Tenantry; a dotted name is an importable endpoint package.",
+        "comes with Tenantry. Any other name is the import name of an endpoint package.",
         json_schema_extra={"default": "required"},
+    )
+    app_dir: Annotated[str, AfterValidator(_check_app_dir)] = Field(
+        alias="APP_DIR",
+        examples=["/srv/shop"],
+        description="Folder from which the tenant's own endpoints are imported. Every module in "
+        "this folder exists once for each tenant.",
+        json_schema_extra={"default": "host setting"},
     )
     enabled: bool = Field(
         True,

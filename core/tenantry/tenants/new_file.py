@@ -228,7 +228,7 @@ def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[s
     with Loader(data_dir=settings.data_dir) as loader:
         for content in contents:
             if _may_set_prefix(content) or are_nested(prefix, f"/{content.path.stem}"):
-                result = validate_file(content, settings.data_dir, loader)
+                result = validate_file(content, settings, loader)
                 if isinstance(result, Tenant):
                     yield result.name, result.url_prefix
                 elif not isinstance(result, DisabledTenant) and result.prefix is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tenantry.database.url import plain_file
 from tenantry.endpoints.finding import code_paths
 from tenantry.errors import Problem
-from tenantry.files.permissions import OTHERS, describe_writers, find_open
+from tenantry.files.permissions import OTHERS, describe_writers, find_open, is_replaceable
 from tenantry.tenants.file import display_path
 from tenantry.tenants.model import Tenant
 
@@ -52,16 +52,23 @@ def find_writers(tenants: Sequence[Tenant], tenants_dir: Path) -> Iterator[tuple
 
     A note about the tenants folder has no tenant's name.
     """
-    seen = set()
+    for folder in tenants_dir.absolute().parents:
+        if is_replaceable(folder):
+            text = "every user can replace what is in this folder, the tenants folder included."
+            yield "", Problem(display_path(folder), text)
+    owners = {tenants_dir: ""}
+    endpoints: set[str] = set()
     for tenant in tenants:
-        code = [path for name in tenant.blueprints for path in code_paths(name)]
-        for path in (tenants_dir, Path(tenant.file), *code):
-            writers = "" if path in seen else describe_writers(path)
-            seen.add(path)
-            if writers:
-                text = f"{writers} can change this code, which the host runs."
-                owner = "" if path == tenants_dir else tenant.name
-                yield owner, Problem(display_path(path), text)
+        owners.setdefault(Path(tenant.file), tenant.name)
+        for name in {*tenant.blueprints} - endpoints:
+            owners |= dict.fromkeys(
+                set(code_paths(name, tenant.app_dir)) - owners.keys(), tenant.name
+            )
+        endpoints.update(tenant.blueprints)
+    for path, owner in owners.items():
+        if writers := describe_writers(path):
+            text = f"{writers} can change this code, which the host runs."
+            yield owner, Problem(display_path(path), text)
 
 
 def find_open_data(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[str, Problem]]:
@@ -69,6 +76,8 @@ def find_open_data(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[
 
     A note about a tenant's data has the tenant's name.
     """
+    if writers := describe_writers(data_dir, with_others=True):
+        yield "", Problem(display_path(data_dir), f"{writers} can replace the data in this folder.")
     names = {tenant.name for tenant in tenants}
     own = {child.name for child in data_dir.glob(".*")} | {"secrets"}
     for name in sorted(own | names):

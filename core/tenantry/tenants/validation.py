@@ -15,6 +15,7 @@ from tenantry.endpoints.finding import find_endpoint
 from tenantry.errors import EndpointError, Problem, TenantFileError, TenantFileTimeoutError
 from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact, redact_value, secrets_in
+from tenantry.settings import HostSettings
 from tenantry.tenants.file import FileContent, display_path, printable
 from tenantry.tenants.loader import RUN_TIMEOUT_S, LoadedFile, Loader
 from tenantry.tenants.model import BLUEPRINTS_LIMIT, KEYS, Tenant
@@ -71,13 +72,13 @@ ValidationResult = Tenant | RejectedTenant | DisabledTenant
 
 
 def validate_file(
-    content: FileContent, data_dir: Path, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
+    content: FileContent, settings: HostSettings, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
 ) -> ValidationResult:
     """Run and validate the content of a tenant file, without raising an exception."""
     path = content.path
     has_timed_out = False
     try:
-        return _result(load_content(content, loader, timeout_s), data_dir)
+        return _result(load_content(content, loader, timeout_s), settings)
     except TenantFileError as error:
         problems = error.problems
         has_timed_out = isinstance(error, TenantFileTimeoutError)
@@ -107,10 +108,10 @@ def load_content(
     return loader.load(content.path, content.source, timeout_s)
 
 
-def _result(loaded: LoadedFile, data_dir: Path) -> ValidationResult:
+def _result(loaded: LoadedFile, settings: HostSettings) -> ValidationResult:
     problems: tuple[Problem, ...] = ()
     try:
-        tenant = validate_loaded(loaded, data_dir)
+        tenant = validate_loaded(loaded, settings)
         if tenant.enabled:
             return tenant
     except TenantFileError as error:
@@ -128,7 +129,7 @@ def _result(loaded: LoadedFile, data_dir: Path) -> ValidationResult:
     return RejectedTenant(loaded.name, prefix, problems, loaded.digest)
 
 
-def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
+def validate_loaded(loaded: LoadedFile, settings: HostSettings) -> Tenant:
     """Return the tenant that a file describes, enabled or disabled.
 
     Raises:
@@ -143,7 +144,8 @@ def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
             loaded.values,
             file=loaded.file,
             digest=loaded.digest,
-            data_dir=data_dir,
+            data_dir=settings.data_dir,
+            app_dir=settings.app_dir,
             secrets=loaded.secrets,
         )
     except TenantFileError as error:
@@ -151,7 +153,8 @@ def validate_loaded(loaded: LoadedFile, data_dir: Path) -> Tenant:
         # as missing.
         reported = {problem.key for problem in problems}
         problems += [problem for problem in error.problems if problem.key not in reported]
-    problems += _missing_endpoints(loaded.file, _blueprints(loaded.values))
+    app_dir = str(settings.app_dir) if tenant is None else tenant.app_dir
+    problems += _missing_endpoints(loaded.file, _blueprints(loaded.values), app_dir)
     if tenant is None or problems:
         secrets = [*loaded.secrets, *secrets_in(loaded.values)]
         raise TenantFileError(
@@ -167,6 +170,7 @@ def parse_tenant(
     file: str = "",
     digest: str = "",
     data_dir: Path,
+    app_dir: Path | None = None,
     secrets: Collection[str] = (),
     is_development: bool = False,
 ) -> Tenant:
@@ -178,6 +182,7 @@ def parse_tenant(
         file: the path of the tenant file, for messages.
         digest: SHA-256 of the file's bytes.
         data_dir: the folder of the default database.
+        app_dir: the host's `APP_DIR`; the current folder if None.
         secrets: the secrets that `secret()` returned to the file.
         is_development: whether to allow `DEBUG` and `TESTING`.
 
@@ -204,6 +209,7 @@ def parse_tenant(
         "APP_NAME": name,
         "URL_PREFIX": prefix,
         "DATABASE_URI": default_database_url(data_dir, name),
+        "APP_DIR": str((app_dir or Path()).absolute()),
     }
     try:
         tenant = Tenant.model_validate(fields | {key: values[key] for key in known & values.keys()})
@@ -262,10 +268,10 @@ def _blueprints(values: Mapping[str, Any]) -> Sequence[object]:
     return ()
 
 
-def _missing_endpoints(file: str, blueprints: Sequence[object]) -> Iterator[Problem]:
+def _missing_endpoints(file: str, blueprints: Sequence[object], app_dir: str) -> Iterator[Problem]:
     for place, endpoint in enumerate(blueprints):
         try:
             if isinstance(endpoint, str):
-                find_endpoint(endpoint)
+                find_endpoint(endpoint, app_dir)
         except EndpointError as error:
             yield Problem(file, str(error), f"BLUEPRINTS[{place}]")
