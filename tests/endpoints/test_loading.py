@@ -91,9 +91,8 @@ def _load() -> Iterator[Load]:
 
     def load(name: str, tenant: str = "acme") -> PrivateModules:
         modules = PrivateModules(tenant, sources)
-        modules.begin()
         builds.append(modules)
-        with using(modules):
+        with modules.building(), using(modules):
             load_endpoint(name, modules)
         return modules
 
@@ -196,8 +195,7 @@ def test_a_build_that_fails_leaves_the_modules_of_the_last_one(
     serving = load(write_endpoint())
     (tmp_path / "corp/shop/blueprint.py").write_text("raise ValueError('no')\n")
     failing = PrivateModules("acme", Sources())
-    failing.begin()
-    with pytest.raises(EndpointError):
+    with pytest.raises(EndpointError), failing.building():
         load_endpoint("corp.shop", failing)
 
     unload_endpoints(failing)
@@ -297,8 +295,8 @@ def test_new_sources_read_changed_files(
 
     old = load("corp.shop", "globex")
     new = PrivateModules("initech", Sources())
-    new.begin()
-    load_endpoint("corp.shop", new)
+    with new.building():
+        load_endpoint("corp.shop", new)
 
     assert [False, True] == [hasattr(module(one, "resources"), "NEW") for one in (old, new)]
     unload_endpoints(new)
@@ -318,6 +316,22 @@ def test_an_endpoint_can_be_loaded_in_many_threads(
         endpoints = list(threads.map(load_together, range(8)))
 
     assert 8 == len({id(module(one, "blueprint").shop_bp) for one in endpoints})
+
+
+def test_two_builds_of_one_tenant_share_nothing(write_endpoint: WriteEndpoint, load: Load) -> None:
+    """Builds of one tenant at the same time, such as a request's and a reload's, do not mix."""
+    name, together = write_endpoint(late="seen = []\n"), threading.Barrier(4)
+
+    def load_together(_: int) -> PrivateModules:
+        together.wait(DEADLINE_S)
+        return load(name)
+
+    with ThreadPoolExecutor(4) as threads:
+        builds = list(threads.map(load_together, range(4)))
+
+    for module_name in ("blueprint", "resources", "models"):
+        assert 4 == len({id(module(build, module_name)) for build in builds})
+    assert 4 == len({id(build.load("corp.shop.late")) for build in builds})
 
 
 # -- the end of an app --------------------------------------------------------------------------
@@ -352,8 +366,8 @@ def test_the_loggers_of_a_private_package_are_removed(write_endpoint: WriteEndpo
     name = write_endpoint(resources=SHOP["resources.py"] + line)
     before = set(logging.Logger.manager.loggerDict)
     build = PrivateModules("acme", Sources())
-    build.begin()
-    load_endpoint(name, build)
+    with build.building():
+        load_endpoint(name, build)
     during = set(logging.Logger.manager.loggerDict) - before
 
     unload_endpoints(build)

@@ -214,9 +214,9 @@ def create_app(
     app.extensions[LOADED_ENDPOINTS] = []
     modules = app.private_modules = PrivateModules(tenant.name, sources, app_dir=tenant.app_dir)
     added: list[Added] = []
-    modules.begin()
     try:
         with (
+            modules.building(),
             using(modules),
             secret_scope(app.config),
             host_log.watching(tenant.name, added) as watch,
