@@ -13,6 +13,17 @@ def _row(scoreboard: Scoreboard) -> Row:
     return row
 
 
+def test_the_number_of_connections_is_not_a_request() -> None:
+    """A process shows its open connections to the others, beside its requests."""
+    scoreboard = Scoreboard()
+    rows = [scoreboard.claim_row(), scoreboard.claim_row()]
+    for row, count in zip(rows, (70_000, 258), strict=True):
+        assert row is not None
+        row.show_connections(count)
+
+    assert ({}, 258) == (scoreboard.requests_in_flight(), scoreboard.fewest_connections())
+
+
 def test_a_request_is_in_flight_from_enter_to_leave() -> None:
     """While a request is in flight, the scoreboard shows the request's tenant and thread."""
     scoreboard = Scoreboard()

@@ -39,12 +39,13 @@ Config = Mapping[Any, Any]
 Identity = tuple[object, ...]
 
 _FOLDER_KEY = re.compile(
-    r"^(?!APPLICATION_ROOT$)(?!.*(?:API|COOKIE|DOCS|HEALTH|METRICS|ROUTE|SWAGGER|URL)).*"
+    r"^(?!(?:APPLICATION_ROOT|APP_DIR)$)(?!.*(?:API|COOKIE|DOCS|HEALTH|METRICS|ROUTE|SWAGGER|URL)).*"
     r"_(?:FOLDER|DIR|DIRECTORY|ROOT|PATH|DEST)$"
 )
 """Pattern of configuration keys that name a folder.
 
-The excluded words occur in keys that hold the path of a URL, not a folder.
+The excluded words occur in keys that hold the path of a URL, not a folder. Tenants may share
+`APP_DIR`, because each tenant has its own copy of the modules.
 """
 _CODE_FOLDER_KEY = re.compile(r"STATIC|TEMPLATE")
 """Pattern of keys that name a folder in an endpoint's code, which tenants may share."""

@@ -156,7 +156,7 @@ class Row:
 
 
 def _used_cells(row: memoryview) -> Iterator[tuple[int, int, int, int, bytes]]:
-    states = bytes(row[_STATE_BYTES :: _CELL.size])
+    states = bytes(row[_STATE_BYTES : _COUNT_START : _CELL.size])
     for cell, state in enumerate(states.rstrip(b"\0")):  # a process uses the first cells first
         if state != _EMPTY:
             yield _CELL.unpack_from(row, _STARTS[cell])
