@@ -34,9 +34,9 @@ class Page(Resource):
 """
 
 MODELS = """\
+__shared__ = True
 class PageModel:
-    def answer(self):
-        return 1
+    def answer(self): return 1
 """
 
 

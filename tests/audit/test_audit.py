@@ -27,7 +27,12 @@ FindProblems = Callable[[], dict[str, Finding]]
 
 @pytest.fixture(name="here")
 def _here(corp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder, in which tests write endpoints of the package `corp`."""
+    """Return the current folder, in which tests write endpoints of the package `corp`.
+
+    The folder is on `sys.path` and is not `APP_DIR`, so tenants share the modules beside endpoints.
+    """
+    (corp / "own").mkdir()
+    monkeypatch.setenv("TENANTRY_APP_DIR", str(corp / "own"))
     monkeypatch.chdir(corp)
     return corp
 

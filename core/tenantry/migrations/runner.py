@@ -77,7 +77,7 @@ def migration_target(
         folder = path.parent if path.parent == data_dir / tenant else None
         lock_file = path.with_name(f"{path.name}.migrating")
     return MigrationTarget(
-        tenant, url, branches, lock_file, folder, options=options, data_dir=data_dir
+        tenant, url, branches, lock_file, folder, options=options or NO_OPTIONS, data_dir=data_dir
     )
 
 
