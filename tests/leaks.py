@@ -158,7 +158,7 @@ request_started.connect(add)
 HOLDING = """\
 import sys
 
-others = [one for name, one in sys.modules.items() if name.endswith("holding.blueprint")][:1]  # leak
+others = [m for n, m in sys.modules.items() if n.endswith("holding.blueprint")][:1]  # leak
 """
 
 METRIC = """\

@@ -12,6 +12,7 @@ from werkzeug.test import Client
 from servers import wait_until
 from tenantry.host import Host
 from tenantry.settings import HostSettings
+from tenantry.tenants.last_good import Claims, LastGood
 
 WriteTenant = Callable[..., Path]
 
@@ -181,3 +182,14 @@ def test_a_command_that_inspects_tenants_writes_no_record(
     host.close()
 
     assert not (settings.data_dir / ".last_good").exists()
+
+
+def test_an_empty_folder_makes_the_host_forget_nothing(data_dir: Path, tenants_dir: Path) -> None:
+    """A volume with the tenant files may be mounted after the start of the host."""
+    record = LastGood(data_dir, tenants_dir)
+    record.open()
+    record.claims["acme"] = Claims("digest", "/acme")
+
+    record.end_start([])
+
+    assert ["acme"] == [*record.claims]

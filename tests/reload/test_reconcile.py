@@ -78,7 +78,8 @@ def test_of_two_tenants_that_conflict_one_is_accepted(
     [
         ([], "acme"),
         ([("globex", "digest-globex")], "globex"),
-        ([("globex", "digest-older")], "acme"),
+        ([("globex", "digest-older")], "globex"),
+        ([("globex", "digest-older"), ("acme", "digest-acme")], "acme"),
         ([("globex", "digest-globex"), ("acme", "digest-acme")], "acme"),
     ],
 )
@@ -91,8 +92,8 @@ def test_at_start_the_choice_of_other_workers_comes_first(
 ) -> None:
     """A worker that starts accepts the tenant that other workers have accepted.
 
-    The choice of other workers counts only for the same content of the tenant file. Without other
-    workers, the first tenant by name is accepted.
+    The choice of other workers also counts if the tenant file has changed since, but the same
+    content comes first. Without other workers, the first tenant by name is accepted.
     """
     reconciler.prefer([SiblingTenant(*pair, "/elsewhere") for pair in accepted])
 

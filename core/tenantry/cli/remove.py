@@ -6,7 +6,9 @@ import click
 
 from tenantry.cli.backup import capsule_progress, check_target
 from tenantry.cli.completion import complete_tenant
+from tenantry.cli.new import checked_by
 from tenantry.cli.output import examples, json_option, print_json
+from tenantry.grammar import check_tenant_name
 from tenantry.moves import Removal, remove_tenant
 from tenantry.settings import read_settings
 
@@ -15,7 +17,7 @@ from tenantry.settings import read_settings
     "remove",
     epilog=examples("tenantry remove shop", "tenantry remove shop --archive /backup/shop.capsule"),
 )
-@click.argument("name", shell_complete=complete_tenant)
+@click.argument("name", callback=checked_by(check_tenant_name), shell_complete=complete_tenant)
 @click.option(
     "--archive", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
     help="Path of the capsule.  [default: <data>/.removed/NAME-TIME.capsule]",

@@ -12,7 +12,7 @@ from tenantry.settings import read_settings
 
 
 @click.command("rename", epilog=examples("tenantry rename shop store"))
-@click.argument("name", shell_complete=complete_tenant)
+@click.argument("name", callback=checked_by(check_tenant_name), shell_complete=complete_tenant)
 @click.argument("new", callback=checked_by(check_tenant_name))
 @json_option
 def command(*, name: str, new: str, is_json: bool) -> None:

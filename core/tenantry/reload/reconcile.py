@@ -242,9 +242,13 @@ class Reconciler:
         rank = self._rank(tenant)
         return all(rank < self._rank(owner) for owner in owners if owner is not None)
 
-    def _rank(self, tenant: Tenant) -> tuple[bool, str]:
-        """Return a sort key, by which the tenant with the lowest key wins a conflict at start."""
-        return (tenant.name, tenant.digest) not in self._accepted_by_siblings, tenant.name
+    def _rank(self, tenant: Tenant) -> tuple[bool, bool, str]:
+        """Return a sort key, by which the tenant with the lowest key wins a conflict at start.
+
+        A tenant that served wins against a new tenant, even if its file has changed since.
+        """
+        is_changed = (tenant.name, tenant.digest) not in self._accepted_by_siblings
+        return is_changed and tenant.name not in self._last_prefixes, is_changed, tenant.name
 
     def _cancel_build(self, name: str) -> None:
         self._rebuilds.cancel(name)

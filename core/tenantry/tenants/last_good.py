@@ -65,6 +65,8 @@ class LastGood:
     def end_start(self, names: Collection[str]) -> None:
         """Note that all tenant files are known, and forget all tenants except `names`."""
         self._is_started = True
+        if not names:
+            return  # an empty folder may be a volume that is mounted late
         for name in self.claims.keys() - names:
             self.forget(name)
 
