@@ -73,7 +73,7 @@ class Plan:
     reloads_bare_apps: bool
 
 
-FULL = Plan(2, 3, 2, {FEW: 3, SOME: 2, MANY: 2, MOST: 1}, 6.0, reloads_bare_apps=True)
+FULL = Plan(2, 3, 2, {FEW: 2, SOME: 2, MANY: 1, MOST: 1}, 6.0, reloads_bare_apps=True)
 QUICK = Plan(1, 1, 1, {FEW: 1}, 1.0, reloads_bare_apps=False)
 
 
