@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tenantry.cli.restart import restart
+from tenantry.cli.restart import _find_lost_tenants, restart
 from tenantry.errors import TenantryError
 from tenantry.host import Host
-from tenantry.observability.control_socket import ControlSocket
+from tenantry.observability.control_socket import ControlSocket, read_workers
 from tenantry.settings import HostSettings
+from tenantry.tenants.last_good import LastGood
 
 pytestmark = pytest.mark.live
 
@@ -97,6 +98,21 @@ def test_a_stale_tenant_would_be_lost(
         restart(settings)
 
     assert [] == signals
+
+
+@pytest.mark.usefixtures("serving")
+def test_a_stale_tenant_with_a_last_good_version_is_not_lost(
+    settings: HostSettings, host: Host, write_tenant: Callable[..., Path]
+) -> None:
+    """The new workers serve the last good version, so `tenantry restart` does not refuse."""
+    record = LastGood(settings.data_dir, settings.tenants_dir)
+    record.open()
+    [tenant] = [mount.tenant for mount in host.router.mounts if mount.tenant is not None]
+    record.note_built(tenant)
+    record.save()
+    write_tenant("acme", SECRET_KEY="short")
+
+    assert [] == _find_lost_tenants(settings, read_workers(settings.data_dir))
 
 
 @pytest.mark.usefixtures("serving")

@@ -634,6 +634,24 @@ def test_a_request_that_waits_too_long_gets_503(
     assert [("acme", 503)] == admission.noted
 
 
+def test_a_page_of_the_host_waits_for_no_other_path(
+    server: SteppedServer, admission: SmallAdmission
+) -> None:
+    """`/-/livez` is answered while a request for an unknown path waits."""
+    enter = admission.enter
+
+    def enter_known(environ: Any) -> Any:
+        return None if environ["PATH_INFO"] == "//stray" else enter(environ)
+
+    admission.enter = enter_known  # type: ignore[method-assign]
+    server.connect(GET.replace(b"/acme/x", b"//stray"))
+    server.step()
+
+    assert 200 == server.response(server.connect(GET.replace(b"/acme/x", b"//livez"))).status
+    assert [""] == [*server.protocol.turns.waiting]
+    server.protocol.turns._queue.tenants.clear()
+
+
 def test_a_tenant_at_its_maximum_gets_503_at_once(
     server: SteppedServer, admission: SmallAdmission
 ) -> None:

@@ -12,6 +12,7 @@ from tenantry.observability.control_socket import WorkerStatus
 from tenantry.server.rolling_restart import check_new_code, replace_workers, running_workers
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import scan_tenants
+from tenantry.tenants.last_good import LastGood
 
 SERVING_STATES = frozenset({"serving", "idle", "stale"})
 """The states in which a tenant serves requests."""
@@ -56,12 +57,16 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
 def _find_lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> list[str]:
     """Return a line for each serving tenant that would fail in a new worker.
 
-    Stale tenants are included, because a new worker does not have the last good version of a tenant
-    file.
+    A stale tenant would not fail, because a new worker serves the tenant's last good version.
     """
     catalogue = scan_tenants(settings)
+    last_good = LastGood(settings.data_dir, settings.tenants_dir)
+    last_good.open()
     found = [
-        (rejected.name, problem) for rejected in catalogue.rejected for problem in rejected.problems
+        (rejected.name, problem)
+        for rejected in catalogue.rejected
+        if last_good.content(rejected.name) is None
+        for problem in rejected.problems
     ]
     built = find_build_problems(catalogue.tenants, settings.data_dir, only_endpoints=True)
     found += [(tenant.name, problem) for tenant, problem in built]

@@ -1,6 +1,7 @@
 """Runs the steps of a move, and waits for the workers of a running host."""
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,10 +27,18 @@ class Step:
 
 
 def run_steps(steps: Sequence[Step], on_progress: Callable[[str, int, int], None]) -> None:
-    """Run the steps of a move, one after another."""
+    """Run the steps of a move, one after another.
+
+    Raises:
+        TenantryError: a step failed, for example because the disk is full.
+    """
     for number, step in enumerate(steps):
         on_progress(step.name, number, len(steps))
-        step.run()
+        try:
+            step.run()
+        except (OSError, sqlite3.Error) as error:
+            text = f"{step.name} failed: {error}; fix the cause, and run the same command again."
+            raise TenantryError(text) from error
 
 
 def wait_until_held(data_dir: Path, name: str) -> None:

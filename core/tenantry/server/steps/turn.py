@@ -41,7 +41,8 @@ class Turns:
                 self._protocol.responses.refuse(exchange, refusal)
                 return
         # A request does not overtake an earlier request of the same tenant that still waits.
-        if tenant not in self.waiting:
+        # Requests without a tenant have no order: `/-/livez` must not wait for an unknown path.
+        if not tenant or tenant not in self.waiting:
             record = exchange.record = self._admission.enter(exchange.environ)
             if record is not None:
                 if record.is_over:
