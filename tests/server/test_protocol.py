@@ -11,6 +11,7 @@ import pytest
 
 from servers import DEADLINE_S, wait_until
 from stepped_server import SteppedServer, is_closed, stepping
+from tenantry.http.environ import TENANT
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.server.admission import OpenAdmission
 from tenantry.server.connection import LINGERING, PATIENCE_S
@@ -632,6 +633,28 @@ def test_a_request_that_waits_too_long_gets_503(
 
     assert (503, False, "1") == (answer.status, answer.closes, answer.fields["retry-after"])
     assert [("acme", 503)] == admission.noted
+
+
+def test_a_request_whose_tenant_is_found_while_it_waits_keeps_its_body(
+    server: SteppedServer, admission: SmallAdmission
+) -> None:
+    """A POST that arrives before its tenant is known reaches the app with its whole body."""
+    enter, found = admission.enter, threading.Event()
+
+    def enter_found(environ: Any) -> Any:
+        if not found.is_set():
+            return None
+        environ[TENANT] = "acme"
+        return enter(environ)
+
+    admission.enter = enter_found  # type: ignore[method-assign]
+    admission.reads_body = lambda environ: TENANT in environ  # type: ignore[method-assign]
+    client = server.connect(post(b"abc"))
+    server.step()
+    found.set()
+    server.loop.check_at = 0.0
+
+    assert b"POST /acme/x abc" == server.response(client).body
 
 
 def test_a_page_of_the_host_waits_for_no_other_path(

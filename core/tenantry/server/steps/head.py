@@ -5,7 +5,7 @@ import select
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from tenantry.http.environ import REQUEST_ID
+from tenantry.http.environ import REQUEST_ID, TENANT
 from tenantry.http.problem import ProblemResponse
 from tenantry.http.request_head import HEAD_END, BadRequestError, Framing, HeadReader
 from tenantry.http.request_id import new_request_id
@@ -83,8 +83,20 @@ class RequestHeads:
         elif self._admission.reads_body(exchange.environ):
             self._protocol.bodies.begin(exchange)
         else:
+            self._protocol.turns.take(exchange, self._begin_without_reader)
+
+    def _begin_without_reader(self, exchange: Exchange) -> None:
+        """Continue with a request whose body no app reads, unless it is a tenant's request now.
+
+        While a process starts, a request for an unknown path waits until all tenants are known.
+        """
+        if not self._admission.reads_body(exchange.environ):
             drop_body(exchange)
-            self._protocol.turns.take(exchange, self._protocol.responses.start)
+            self._protocol.responses.start(exchange)
+            return
+        self._admission.leave(exchange.record)
+        exchange.record, exchange.tenant = None, exchange.environ.get(TENANT, "")
+        self._protocol.bodies.begin(exchange)
 
     def _exchange(self, connection: Connection) -> Exchange | None:
         """Return the request at the start of the buffer, or None if its head is incomplete.
