@@ -56,6 +56,8 @@ def describe(tenant: Tenant, salt: str) -> dict[str, Any]:
         secrets.append(tenant.database_url.password)
     keys = {}
     for key, value in config.items():
+        if key == "APP_DIR" and not tenant.has_own_app_dir:
+            continue  # the host's folder, which depends on where a command starts
         is_secret = key in tenant.keys_with_secrets
         shown = MASK if is_secret else redact_value(key, value, secrets)
         is_plain = shown is value or shown == value

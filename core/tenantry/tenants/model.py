@@ -122,6 +122,7 @@ class Tenant(BaseModel):
     keys_with_secrets: tuple[str, ...] = Field(
         (), description="Keys that contain a value of `secret()`."
     )
+    has_own_app_dir: bool = Field(False, description="Whether the file sets `APP_DIR`.")
     flask: Mapping[str, Any] = Field(
         default_factory=dict, repr=False, description="Every other key, for `app.config`."
     )

@@ -206,6 +206,7 @@ def parse_tenant(
         "digest": digest,
         "flask": {key: value for key, value in values.items() if key not in known},
         "keys_with_secrets": _keys_with_secrets(values, secrets),
+        "has_own_app_dir": "APP_DIR" in values,
         "APP_NAME": name,
         "URL_PREFIX": prefix,
         "DATABASE_URI": default_database_url(data_dir, name),
