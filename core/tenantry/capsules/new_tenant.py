@@ -163,7 +163,8 @@ def restore_tenant(
     path, variable = settings.tenants_dir / f"{name}.py", secret_variable(name)
     if replacing is None:
         _check_is_new(settings, name)
-    branches = capsule_branches(metadata, request.app_dir or str(settings.app_dir))
+    app_dir = request.app_dir or str(settings.app_dir)
+    branches = capsule_branches(metadata, app_dir)
     config = _new_config(capsule, request)
     database = _database(settings, request)
     former_key = _former_key(settings, name) if replacing is not None else ""
@@ -179,9 +180,9 @@ def restore_tenant(
     with restore_capsule(
         capsule,
         staging,
-        branches,
         database.url,
         on_progress,
+        app_dir=app_dir,
         with_templates=request.with_templates,
         before_placing=partial(_set_aside, replacing, staging),
     ) as pending:

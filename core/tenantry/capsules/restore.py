@@ -78,10 +78,10 @@ class PendingRestore:
 def restore_capsule(
     capsule: Capsule,
     staging: RestoreStaging,
-    branches: tuple[Branch, ...],
     url: URL | None,
     on_progress: ProgressCallback,
     *,
+    app_dir: str | None = None,
     with_templates: bool = False,
     before_placing: Callable[[], None] = lambda: None,
 ) -> Iterator[PendingRestore]:
@@ -90,10 +90,10 @@ def restore_capsule(
     Args:
         capsule: the result of `read_capsule`.
         staging: the staging area of the new tenant.
-        branches: the result of `capsule_branches`.
         url: the URL of an empty database for the new tenant, or None for the default SQLite file in
             the tenant's folder.
         on_progress: a function that receives the progress of the restore.
+        app_dir: the `APP_DIR` of the new tenant.
         with_templates: whether to restore the folders `templates` and `static`.
         before_placing: a function that is called before the new folder gets its final path.
 
@@ -101,6 +101,7 @@ def restore_capsule(
         TenantryError: the restore failed. The text of the error names each file or database that
             could not be removed.
     """
+    branches = capsule_branches(capsule.metadata, app_dir)
     with _new_database(staging, url) as database:
         check_disk_space(capsule, staging.data_dir, database.disk_folder)
         with naming_errors(str(capsule.path)):
@@ -123,7 +124,7 @@ def restore_capsule(
         yield PendingRestore(summary, staging, database)
 
 
-def capsule_branches(metadata: CapsuleMetadata, app_dir: str) -> tuple[Branch, ...]:
+def capsule_branches(metadata: CapsuleMetadata, app_dir: str | None) -> tuple[Branch, ...]:
     """Return the Alembic branches of the endpoints that have tables in a capsule.
 
     Args:
