@@ -12,6 +12,7 @@ from typing import Any
 from tenantry.capsules.archive import ArchiveMember, verify_trailer
 from tenantry.capsules.capsule import check_table_name, read_rows
 from tenantry.capsules.configuration import EXCLUDED_KEYS, check_key, describe_access
+from tenantry.capsules.definition import create_tables
 from tenantry.capsules.json_values import check_structure
 from tenantry.capsules.restore import check_disk_space
 from tenantry.capsules.row_import import RowImport
@@ -63,7 +64,13 @@ INFLUENCES = (
         check_table_name,
     ),
     Influence(
-        "names of constraints, triggers and sequences",
+        "definitions of tables that no migration creates",
+        "Types and defaults from a fixed list, keys and indexes. SQLAlchemy builds the statements "
+        "and quotes every name. No SQL comes from a capsule.",
+        create_tables,
+    ),
+    Influence(
+        "names of other constraints, triggers and sequences",
         "Never read from a capsule. They come from the catalogue of the new database.",
         quote,
     ),
