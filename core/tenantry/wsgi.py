@@ -2,7 +2,7 @@
 
 from tenantry.python_process import leave_out_current_folder
 
-leave_out_current_folder()  # uWSGI, waitress and gunicorn put that folder first
+leave_out_current_folder()  # uWSGI, waitress and gunicorn put the current folder first
 
 from tenantry.files.permissions import create_private_files  # noqa: E402
 from tenantry.host import create_host  # noqa: E402

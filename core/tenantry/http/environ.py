@@ -41,11 +41,11 @@ the environ before the body is closed.
 """
 
 TARGET = "tenantry.target"
-"""The WSGI app that answers the request: a mount, a page of the host or a problem response. Set by
-`Edge`, which matches the path once."""
+"""The WSGI app that answers the request: a mount, a page of the host or a problem response. `Edge`
+sets the key once per request."""
 
 CONNECTION = "tenantry.connection"
-"""The client's connection, a `ClientConnection`, if the server tells it."""
+"""The client's connection, a `ClientConnection`, if the server provides it."""
 
 IS_FOR_OPERATORS = "tenantry.is_for_operators"
 """Key that is present in a request on the operators' listener."""

@@ -39,7 +39,7 @@ class RequestRecord:
     After the request, the record refers to no environ, app or body.
     """
 
-    # The class has the defaults, because a call with 18 arguments takes 20 times as long.
+    # The defaults are class attributes, because a call with 18 arguments takes 20 times as long.
     tenant = ""
     """The name of the tenant; empty if the request reached no tenant."""
     request_id = ""
@@ -68,7 +68,7 @@ class RequestRecord:
     status = 0
     """The status of the response; 0 if the app did not start a response."""
     is_error = False
-    """Whether the response is a 5xx that is not a refusal, or broke off."""
+    """Whether the response is incomplete, or is a 5xx that is not a refusal."""
     is_refusal = False
     """Whether the host answered instead of the app."""
     bytes_in = 0
@@ -103,7 +103,7 @@ class RequestRecord:
     environ: "WSGIEnvironment | None" = None
     """The environ of a running request."""
     connection: ClientConnection | None = None
-    """The client's connection, if the server tells it."""
+    """The client's connection, if the server provides it."""
     input: Any = None
     """The body of the request, which counts the bytes that are read."""
     is_reported = False
@@ -115,9 +115,9 @@ class RequestRecord:
     _answerer: dict[str, str]
 
     def claim_answer(self, who: Literal["app", "watchdog"]) -> bool:
-        """Return whether the caller answers a request whose deadline has passed.
+        """Return whether the caller may answer a request whose deadline has passed.
 
-        The first caller answers.
+        Only the first caller may answer.
         """
         if "_answerer" not in self.__dict__:
             # `setdefault` is atomic, so both threads see the same dict.

@@ -52,7 +52,7 @@ class ClosingBody(ABC):
 
     @abstractmethod
     def close_body(self) -> None:
-        """Close what the body consists of. Called once."""
+        """Close the resources of the body. Called once."""
 
     def close(self) -> None:
         """Close the body, then call the callbacks. A second call of `close` does nothing."""
@@ -69,7 +69,7 @@ class ClosingBody(ABC):
 
 
 class _WrappedBody(ClosingBody):
-    """The body of a WSGI app that knows no callbacks."""
+    """Adds callbacks to the body of a WSGI app."""
 
     __slots__ = ("_body",)
 

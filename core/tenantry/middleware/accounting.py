@@ -74,7 +74,7 @@ class Accounting:
             record = environ[REQUEST_RECORD]
             if is_waiting or record.is_over:
                 target = BUSY
-        # The path before a mount or the app changes it.
+        # A mount or the app can change the path later.
         record.path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         record.request_id, record.method = environ[REQUEST_ID], environ["REQUEST_METHOD"]
         record.address = environ.get("REMOTE_ADDR", "")
@@ -127,7 +127,7 @@ class Accounting:
         if record.connection is not None and record.connection.is_hijacked:
             record.status = HTTPStatus.SWITCHING_PROTOCOLS.value
         record.environ = record.connection = None
-        if record.thread == threading.get_ident():  # the CPU clock is the thread's own
+        if record.thread == threading.get_ident():  # each thread has its own CPU clock
             record.processor_ns = time.thread_time_ns() - record.processor_begun_ns
         record.wall_ns = time.monotonic_ns() - record.begun_ns
         if record.is_in_flight:

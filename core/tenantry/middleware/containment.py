@@ -1,4 +1,4 @@
-"""Containment: the WSGI layer that keeps an app's exceptions and leftovers from other tenants.
+"""Containment: the WSGI layer that keeps an app's exceptions and context from other tenants.
 
 - The layer logs every exception from the app's call, body or `close()`, including `SystemExit` and
   `KeyboardInterrupt`. An exception becomes a 500, or a closed connection if the response head has
@@ -79,7 +79,7 @@ class _Response(ClosingBody):
         start_response: "StartResponse",
         logger: logging.Logger,
     ) -> None:
-        # Not by `super()`, which is one more call for each request.
+        # Calling `super().__init__` would be one more call for each request.
         self.callbacks: list[Callable[[], object]] = []
         self._open = [True]
         self._environ = environ
@@ -108,7 +108,7 @@ class _Response(ClosingBody):
         exc_info: "OptExcInfo | None" = None,
         /,
     ) -> Callable[[bytes], object]:
-        """Check and keep the response head (PEP 3333). The app's `start_response` is `_start`."""
+        """Check and keep the response head. The app calls this as `start_response` (PEP 3333)."""
         if exc_info is not None and exc_info[1] is not None and self._is_head_sent:
             raise exc_info[1].with_traceback(exc_info[2])
         if self._head is not None and exc_info is None:
@@ -129,7 +129,7 @@ class _Response(ClosingBody):
             self._fail("body")
             chunk = self._next_chunk()
         if not self._is_head_sent:
-            assert self._head is not None  # noqa: S101 - `_next_chunk` has checked
+            assert self._head is not None  # noqa: S101 - `_next_chunk` raises without a head
             self._is_head_sent = True
             # A response to HEAD, a 204 and a 304 have no body, even with a `Content-Length`
             # (RFC 9110 §6.4.1).

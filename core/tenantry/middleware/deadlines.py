@@ -3,7 +3,7 @@
 The watchdog reports each request over its deadline once, with the stack of the request's thread. A
 reported request counts as stuck until the end of the request. With `DEADLINE_ACTION = "answer"`,
 the client of an overdue request gets 504 if the host has sent nothing yet; the request keeps
-running. A report has the position of the code, never the values of variables.
+running. A report contains positions in the code, but never the values of variables.
 """
 
 import logging

@@ -77,7 +77,7 @@ class Edge:
         environ.pop("HTTP_REMOTE_USER", None)
         if self._forwarded is not None:
             self._forwarded.apply(environ)
-        # Tenantry's worker has checked what no proxy has changed.
+        # Without trusted proxies, Tenantry's worker has already checked the head of the request.
         is_checked = CONNECTION in environ and self._forwarded is None
         target = None
         if not is_checked or environ["REQUEST_METHOD"] == "CONNECT":

@@ -39,8 +39,9 @@ FORGET_AFTER = 1024
 seconds."""
 
 _Use = tuple[float, float, float]
-"""Decayed CPU seconds, decayed number of requests, and the time of the last update. A plain tuple,
-because each request creates two tuples, and creating a named tuple takes ten times as long."""
+"""Decayed CPU seconds, decayed number of requests, and the time of the last update. The value is a
+plain tuple, because each request creates two tuples, and creating a named tuple takes ten times as
+long."""
 
 _NO_USE: _Use = (0.0, 0.0, 0.0)
 
@@ -71,8 +72,8 @@ class FairShare:
 
         A tenant's first request needs fewer busy tenants than threads, so a tenant gets a thread no
         matter how many requests the other tenants have. Each further request needs more free
-        threads than the tenant has requests. Together, at most half as many requests again as
-        threads are in flight on up to 12 threads, and fewer than twice as many on any number.
+        threads than the tenant has requests. With up to 12 threads, at most 1.5 times as many
+        requests as threads are in flight; with more threads, fewer than twice as many.
 
         Args:
             tenant: the tenant's name.

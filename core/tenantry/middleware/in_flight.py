@@ -30,7 +30,8 @@ BUSY = ProblemResponse(
 )
 
 LONG_NS = 5_000_000
-"""Minimum nanoseconds of a long request, which are also the longest wait of a server's loop."""
+"""Minimum nanoseconds of a long request: the time after which a server's loop waits no longer for a
+request."""
 
 OFTEN_LONG = 0.3
 """Share of long requests from which a tenant's next request is not expected to be short."""
@@ -87,9 +88,9 @@ class RequestsInFlight:
     def enter(self, tenant: str, limits: RequestLimits) -> RequestRecord | None:
         """Return the record of a request that may run now; None if the request has to wait.
 
-        The record `is_over` if the tenant has its maximum number of requests in flight. Two
-        requests that arrive at the same moment may both be refused, but a tenant never has more
-        than `limits.max_requests` requests in flight.
+        The record has `is_over` set if the tenant already has its maximum number of requests in
+        flight. Two requests that arrive at the same moment may both be refused, but a tenant never
+        has more than `limits.max_requests` requests in flight.
         """
         with self._lock:
             own = self._own.get(tenant, 0)
@@ -115,7 +116,7 @@ class RequestsInFlight:
         return record
 
     def move_to_thread(self, record: RequestRecord) -> None:
-        """Show on the scoreboard that the calling thread runs a request that another entered."""
+        """Show on the scoreboard that the calling thread runs a request of another thread."""
         if record.cell is not None and self._row is not None:
             self._row.move_to_thread(record.cell)
 
@@ -125,7 +126,7 @@ class RequestsInFlight:
         The record has the duration and the CPU time of the request, if the request has run.
         """
         if not record.is_in_flight or self._records.pop(record, record) is record:
-            return  # another thread may have been faster
+            return  # another thread has removed the record
         record.is_in_flight = False
         if record.cell is not None and self._row is not None:
             self._row.leave(record.cell)
@@ -166,7 +167,7 @@ class RequestsInFlight:
         if _clock_of_thread is None or not self._records:
             return
         threads = sys._current_frames()  # noqa: SLF001 - documented; lists the threads that exist
-        with self._lock:  # no running request ends meanwhile
+        with self._lock:  # while the lock is held, no request ends
             for record in list(self._records):
                 if record.begun_ns and record.thread in threads:
                     used_s = time.clock_gettime(_clock_of_thread(record.thread))

@@ -182,7 +182,7 @@ def _discovered(openid: OpenId, timeout_s: float) -> str:
     """Return the URL of the issuer's keys (OpenID Connect Discovery §4)."""
     url = openid.issuer.removesuffix("/") + "/.well-known/openid-configuration"
     document = read_document(url, timeout_s=timeout_s)
-    if document.get("issuer") != openid.issuer:  # §4.3
+    if document.get("issuer") != openid.issuer:  # OpenID Connect Discovery §4.3
         raise IssuerError(f"{url} belongs to another issuer: its 'issuer' is not {openid.issuer!r}")
     is_local = is_loopback(urlsplit(openid.issuer).hostname)
     try:

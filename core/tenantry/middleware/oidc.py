@@ -97,7 +97,7 @@ class TokenCheck:
             decoded = jwt.decode(token, self._key, registry=self._registry)
         except IssuerDownError:
             raise
-        except Exception as error:  # noqa: BLE001 - no client's bytes may cause a 500
+        except Exception as error:  # noqa: BLE001 - a client can send any bytes
             raise TokenRefusedError(_reason(error), claimed=claimed_subject(token)) from None
         claims = decoded.claims
         subject = claims.get("sub")

@@ -1,13 +1,13 @@
 """Counts of rate limits that all processes of a host share without an additional server.
 
 Each tenant with a `RATE_LIMIT` has a file under `<data>/.rates/`, which each process maps into its
-memory. The counts remain after the processes end, so replaced workers and a restarted host do not
-admit a rate twice. The files work under any WSGI server.
+memory. The counts remain after the processes end, so the rate also holds across restarts of workers
+and of the host. The files work under any WSGI server.
 
 A file contains the time of each counted request, so that the sliding window is exact for rates of
 up to `ENTRIES` requests. For higher rates, requests in the same 251st part of the window share an
 entry. The entry expires with its last request. Therefore, a window never contains more requests
-than the rate, and a request is admitted late by at most 0.4 % of the window.
+than the rate, and a request is admitted at most 0.4 % of the window too late.
 
 A process counts under a file lock (`flock`), which the kernel releases when the process dies.
 Each tenant's file has a separate lock. Counting a request takes 10 µs (68,000 instructions), of
@@ -52,7 +52,7 @@ KEPT_S = 86_400.0
 
 _PAGE_BYTES = 4096
 _HEADER = struct.Struct("=16sQQII")
-"""The fields of the header: the identifier of the system's start, the maximum number of seconds
+"""The fields of the header: the boot ID of the system, the maximum number of seconds
 that an entry counts, the number of the last request before the first entry, the index of the first
 entry, and the number of entries."""
 
@@ -224,14 +224,14 @@ class _RatePage:
 
     def add(self, now_ns: int) -> None:
         """Count a request. The caller must call `look` first."""
-        at_ns = now_ns - now_ns % -self._step_ns  # the time is the end of the step
+        at_ns = now_ns - now_ns % -self._step_ns  # round up to the end of the step
         newest_ns, number = self._newest()
         if newest_ns != at_ns or not self._length:
             self._length += 1
         place = (self._first + self._length - 1) % ENTRIES
         _ENTRY.pack_into(self._memory, _FIRST_ENTRY + place * _ENTRY.size, at_ns, number + 1)
         # The header makes the entry visible. If the process is killed before this line, the request
-        # has no response yet.
+        # is not counted, but no response has been sent.
         header = _BOOT, self.window_s, self._base, self._first, self._length
         _HEADER.pack_into(self._memory, 0, *header)
 
@@ -305,11 +305,11 @@ def _delete_if_old(path: Path) -> None:
 
 
 def _boot() -> bytes:
-    """Return an identifier of the system's start, from which the clock of the entries counts."""
+    """Return the boot ID of the system. The clock of the entries starts at each boot."""
     with suppress(OSError):
         text = Path("/proc/sys/kernel/random/boot_id").read_text()
         return bytes.fromhex(text.strip().replace("-", ""))
-    return bytes(15) + b"\1"  # some systems, such as macOS, have no such identifier
+    return bytes(15) + b"\1"  # some systems, such as macOS, have no boot ID
 
 
 _BOOT = _boot()

@@ -73,7 +73,7 @@ class _Over(NamedTuple):
     back_at: float
     decision: RateDecision
     refusal: Refusal
-    """The 429 response, which is created once for all requests of a flood."""
+    """The 429 response, which all requests over the rate share."""
 
 
 class RateLimiter:
@@ -165,7 +165,7 @@ class RateLimit:
     __slots__ = ("_items", "_rates", "_tenant", "is_quick")
 
     def __init__(self, rates: RateLimiter, tenant: str, rate: str) -> None:
-        self.is_quick = rates.is_in_memory  # a request waits for Redis
+        self.is_quick = rates.is_in_memory  # Redis makes a request wait
         self._rates = rates
         self._tenant = tenant
         self._items = tuple(sorted(parse_many(rate), key=RateLimitItem.get_expiry))

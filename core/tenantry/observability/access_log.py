@@ -58,7 +58,7 @@ class AccessLog:
         self._second = 0, ""  # the last second and its text, replaced together
 
     def __call__(self, record: RequestRecord) -> None:
-        """Queue the log line of an ended request, which is not changed any more."""
+        """Queue the log line of an ended request, whose record no longer changes."""
         if (
             not record.tenant
             and record.path.startswith(_OWN_PAGES)
@@ -131,7 +131,7 @@ def _truncate(text: str) -> str:
     return short if short is text else f"{short}…"
 
 
-@lru_cache(maxsize=256)  # methods, endpoints and clients repeat
+@lru_cache(maxsize=256)  # the same methods, endpoints and clients occur again and again
 def _quote(text: str) -> str:
     """Return a text unchanged, or quoted if it has spaces, quotes or equals signs."""
     return text if _is_plain(text) else quoted(text)

@@ -20,19 +20,19 @@ MAX_QUEUED = 10_000
 """Maximum number of lines in the queue: a few MB, or a second of full load."""
 
 PAUSE_S = 0.1
-"""Seconds between two looks at the queue while lines come, so that a request makes no system call
-for its line."""
+"""Seconds between two checks of the queue while lines arrive, so that a request makes no system
+call for its line."""
 
 FLUSH_S = 1.0
-"""Maximum seconds that a process that ends waits for the reader of stderr."""
+"""Maximum seconds that an ending process waits for the reader of stderr."""
 
 PIPE_BYTES = 4096
 """Maximum bytes of one write to a pipe or a socket. Writes of this size (`PIPE_BUF`) are not mixed
 with lines of other processes."""
 
 FILE_BYTES = 16 << 10
-"""Maximum bytes of one write to a file. Rendering as many lines takes less than 1 ms, in which the
-thread may hold the interpreter lock."""
+"""Maximum bytes of one write to a file. Rendering this many bytes takes less than 1 ms, during
+which the thread may hold the interpreter lock."""
 
 Item = str | tuple[Callable[..., str], object, object] | threading.Event
 """A line; or a function that renders the line, with its arguments; or an event to set when all
@@ -58,7 +58,7 @@ class LogWriter:
         """Drop the queue and the thread of the parent, in a forked process."""
         self.queue: deque[Item] = deque()
         self.is_awake = False
-        """Whether the thread looks at the queue without `wake`."""
+        """Whether the thread checks the queue without `wake`."""
         self.dropped_total = 0
         """Approximate number of dropped lines, incremented without a lock."""
         self._reported_total = 0
@@ -109,10 +109,10 @@ class LogWriter:
                 self._thread.start()
 
     def close(self) -> None:
-        """Write the queue and end the thread, if the reader takes the lines within `FLUSH_S`.
+        """Write the queue and end the thread, if the reader reads the lines within `FLUSH_S`.
 
         After `close`, callers write lines. If the reader stalls, the thread and the queue stay, so
-        that a process that ends does not wait again.
+        that an ending process does not wait again.
         """
         with self._lock:
             if self._thread is None:
@@ -153,7 +153,7 @@ class LogWriter:
                     continue
                 try:
                     text = item if isinstance(item, str) else item[0](item[1], item[2])
-                except Exception:  # noqa: BLE001 - a line that cannot be rendered ends no thread
+                except Exception:  # noqa: BLE001 - a bad line must not end the thread
                     self.dropped_total += 1
                     continue
                 line = text.encode("utf-8", "backslashreplace")

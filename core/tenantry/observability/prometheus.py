@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 MAX_TENANTS = 500
-"""Maximum number of tenants with their own series (8,000 series in all): those that had traffic
-first. If a busier tenant got its own series later, the counters of `other` would decrease, which
-Prometheus would take for a restart."""
+"""Maximum number of tenants with their own series (8,000 series in total). The first tenants with
+traffic get these series. If a busier tenant got its own series later, the counters of `other` would
+decrease, which Prometheus would take for a restart."""
 
 OTHER = "other"
 """The name for all tenants without their own series, including a tenant named `other`."""

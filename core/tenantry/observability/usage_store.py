@@ -36,8 +36,8 @@ INTERVAL_S = 60.0
 a power failure can lose."""
 
 FIRST_DELAY_S = 5.0
-"""Seconds from the start of a process to its first collection, in which the process that it
-replaces ends."""
+"""Seconds from the start of a process to its first collection. The delay gives the replaced process
+time to end."""
 
 LOCK_TIMEOUT_S = 30.0
 """Seconds that one collection waits for another collection. A collection takes milliseconds."""

@@ -39,7 +39,7 @@ class Eviction:
         # The mounts that have a new instance since the last check.
         self._built: SimpleQueue[Mount] = SimpleQueue()
         self._active: set[Mount] = set()
-        self._former = 0  # number of instances at the last growth, or less
+        self._former = 0  # lowest number of instances since the last growth
 
     def note_built(self, mount: Mount) -> None:
         """Record that a mount has an instance. Thread-safe."""

@@ -105,7 +105,7 @@ def are_events_reliable(folder: Path, mount_table: Path = Path("/proc/self/mount
     file_system = ""
     try:
         lines = mount_table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:  # not Linux
+    except OSError:  # the system is not Linux
         return False
     for line in lines:  # proc_pid_mountinfo(5): id parent device root mount-point … - type source …
         left, _, right = line.partition(" - ")

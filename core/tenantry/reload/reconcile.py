@@ -67,7 +67,7 @@ class Reconciler:
         self.files: dict[str, FollowedFile] = {}
         self.is_starting = True
         """Whether some files have never been reconciled, until `end_start` is called."""
-        self._accepted_by_siblings: set[tuple[str, str]] = set()  # names and digests
+        self._accepted_by_siblings: set[tuple[str, str]] = set()  # names and digests of tenants
         self._last_prefixes: dict[str, str] = {}  # tenant → prefix, until the end of the start
         self._sibling_prefixes: dict[str, str] = {}  # prefix → tenant that other workers serve
         self.is_routing_outdated = False

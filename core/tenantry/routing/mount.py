@@ -115,7 +115,7 @@ class Mount:
         serves this version if the newer version cannot be built."""
         self._limits_of = limits_of
         self.limits = limits_of(None)
-        """The limits of the requests to the mount; the host knows what they mean."""
+        """The limits of the requests to the mount. The mount does not interpret them."""
         self._build = build
         self._clock = clock
         self._wait_for_validation = wait_for_validation
@@ -174,7 +174,7 @@ class Mount:
             if maintenance is not None:
                 return maintenance(environ, start_response)
         if quarantine is None:
-            # The usual case without a further call; `_answer` knows all cases.
+            # This is the usual case, without another call. `_answer` handles all cases.
             if (
                 instance is not None
                 and tenant is not None
@@ -191,7 +191,7 @@ class Mount:
     def refuse_by_head(self, environ: "WSGIEnvironment") -> Refusal | None:
         """Return the response that the head of a request already determines, or None.
 
-        Builds a missing instance. A later call of the mount decides the same.
+        Builds a missing instance. A later call of the mount makes the same decision.
         """
         maintenance = self._maintenance()
         if maintenance is not None:

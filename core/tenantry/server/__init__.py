@@ -2,6 +2,6 @@
 
 `worker` is gunicorn's `worker_class`, which `gunicorn_conf` sets. The worker starts the `loop`,
 which calls `protocol` when bytes arrive. `admission` asks the host about each request, and
-`exchange` runs the request. The package knows gunicorn and WSGI, but not Flask, and may import
-lower packages.
+`exchange` runs the request. The package depends on gunicorn and WSGI, but not on Flask, and may
+import packages of lower layers.
 """

@@ -4,5 +4,5 @@ from gunicorn.app.wsgiapp import run
 
 from tenantry.python_process import leave_out_current_folder
 
-leave_out_current_folder()  # gunicorn would put the current folder first
+leave_out_current_folder()  # gunicorn would put the current folder first on `sys.path`
 run(prog="gunicorn")

@@ -1,6 +1,6 @@
-"""Accepts new connections, as far as the limits of connections and file descriptors allow.
+"""Accepts new connections, within the limits of connections and file descriptors.
 
-Workers share their listeners, and a worker that runs at the moment would accept a whole burst of
+The workers share their listeners, so the first worker to run could accept a whole burst of
 connections. With 16 keep-alive clients and 2 workers, one worker sometimes got all connections, and
 the throughput was between 0.8 and 2.4 times that of gunicorn's threaded worker. Therefore, a worker
 with more connections than another worker briefly leaves a new connection to the other workers.
@@ -19,16 +19,17 @@ OUT_OF_RESOURCES_PAUSE_S = 1.0
 """Seconds without `accept` after the process has run out of file descriptors."""
 
 LEAVE_S = 0.002
-"""Seconds for which a new connection is left to workers with fewer connections, enough for an idle
-worker. If no other worker accepts the connection within this time, this worker accepts the
+"""Seconds for which a worker leaves a new connection to workers with fewer connections. An idle
+worker needs less time to accept it. If no other worker does, the first worker accepts the
 connection."""
 
 SLACK = 2
-"""Number of connections that a worker may have in addition to those of another worker."""
+"""Number of connections that a worker may have more than the worker with the fewest connections."""
 
 BATCH = 8
-"""Number of connections that a worker accepts at once, also after no other worker has accepted a
-connection that was left to other workers."""
+"""Maximum number of connections that a worker accepts at once. If no other worker accepts a
+connection that a worker has left, the worker accepts this many before it leaves another
+connection."""
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -51,7 +52,7 @@ class Acceptor:
         self._count = 0
         self._own_connections = 0
         self._listeners: dict[int, tuple[socket.socket, Any]] = {}
-        self._lacks_until = 0.0  # monotonic time; in the future while out of descriptors
+        self._lacks_until = 0.0  # monotonic time until which `accept` is expected to fail
         self.resumes_at = math.inf
         """Time at which `resume` is due after a pause of the acceptor, in monotonic seconds."""
         self.is_accepting = False
@@ -73,7 +74,8 @@ class Acceptor:
             return
         self.is_accepting, self.resumes_at = True, math.inf
         for fd in self._listeners:
-            # Without EPOLLEXCLUSIVE, which gave all connections of an idle host to one worker.
+            # The poller does not use EPOLLEXCLUSIVE, because it gave all connections of an idle
+            # host to one worker.
             self._poller.register(fd, select.EPOLLIN)
 
     def pause(self) -> None:
@@ -100,10 +102,10 @@ class Acceptor:
         return now < self._lacks_until
 
     def _leaves_it(self, now: float) -> bool:
-        """Leave a new connection to other workers with fewer connections for `LEAVE_S`."""
+        """Pause if another worker has fewer connections. Return whether this worker pauses."""
         if self._row is None:
             return False
-        if self._own_connections:  # no other worker has accepted the connections
+        if self._own_connections:  # after a pause, this worker accepts `BATCH` connections
             self._own_connections -= 1
             return False
         if self._count <= self._row.scoreboard.fewest_connections() + SLACK:

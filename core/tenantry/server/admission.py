@@ -1,8 +1,8 @@
-"""Admission: what the server asks before, and tells after, it runs a request.
+"""Admission: decides which requests the server runs, and records when a request has ended.
 
-`TenantAdmission` decides which tenant's requests may run. `OpenAdmission` serves any other WSGI
-application than the host. Every method except `refusal` is a fast look-up. `is_quick` says whether
-a call of `refusal` is fast.
+`TenantAdmission` decides which tenant's requests may run. `OpenAdmission` is for any WSGI
+application other than the host. Every method except `refusal` is a fast look-up. `is_quick` says
+whether a call of `refusal` is fast.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ HOST_BUSY = ProblemResponse(
 
 
 class Admission(Protocol):
-    """Decides about requests. `enter`, `leave` and `refusal` are thread-safe."""
+    """Decides which requests run. `enter`, `leave` and `refusal` are thread-safe."""
 
     over: Mapping[str, object]
     """The tenants for which `known_refusal` may return a response."""
@@ -54,8 +54,9 @@ class Admission(Protocol):
     def enter(self, environ: "WSGIEnvironment") -> Any:
         """Return the record of a request that may run now, or None if it has to wait.
 
-        The record has `is_in_flight`; `is_over`: whether the tenant already has its maximum; and
-        `is_quick`: whether the request is likely to be short.
+        The record has three attributes: `is_in_flight`; `is_over`, whether the tenant already has
+        its maximum number of requests in flight; and `is_quick`, whether the request is likely to
+        be short.
         """
 
     def leave(self, record: Any) -> None:
@@ -122,7 +123,7 @@ class TenantAdmission:
         return refusal
 
     def known_refusal(self, environ: "WSGIEnvironment") -> Refusal | None:
-        """Return the 429 to each request of a tenant over its rate; None if the key comes first."""
+        """Return the 429 for a tenant over its rate; None if the tenant requires a key."""
         tenant = environ[TARGET].tenant
         if tenant is None or tenant.clients is not None or tenant.oidc is not None:
             return None
@@ -138,7 +139,7 @@ class TenantAdmission:
         return self._in_flight.share.rest_s(tenant)
 
     def busy(self, tenant: str) -> Refusal:
-        """Return the 503 of the tenant, or of the host."""
+        """Return a 503 that says whether the tenant is starting or busy, or the host is busy."""
         start_wait = self.app.start_wait
         if start_wait is not None and start_wait.is_starting(tenant):
             return STARTING, []

@@ -1,9 +1,9 @@
 """A client's connection: its socket, what has arrived, and what still has to be sent.
 
 The socket never blocks, unless an app takes it over. One thread at a time uses a connection: the
-leader of the loop, or the thread that runs the connection's request. Only what waits for a slow
-client can be sent by the leader while the request runs, and the watchdog of the deadlines can send
-the connection's last response.
+leader of the loop, or the thread that runs the connection's request. There are two exceptions:
+while the request runs, the leader can send bytes that wait for a slow client, and the watchdog of
+the deadlines can send the connection's last response.
 """
 
 import errno
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tenantry.server.exchange import Exchange
 
 PATIENCE_S = 30.0
-"""Seconds that a client may take for a request body, and for a response, before the first bytes
-count."""
+"""Seconds that a client has for a request body or a response, in addition to the time that
+`LEAST_BYTES_PER_S` allows."""
 
 LEAST_BYTES_PER_S = 1024
 """Number of bytes for which a client gets another second, enough for a bad mobile connection."""
@@ -33,7 +33,7 @@ SPOOLED_BYTES = 16 << 20
 longer response waits for the client."""
 
 SEND_BYTES = 256 << 10
-"""Bytes of a waiting response that are handed to the system at once."""
+"""Maximum bytes of a waiting response that are passed to the kernel at once."""
 
 HEAD, BODY, BUSY, SENDING, LINGERING, CLOSED = range(6)
 """States of a connection: its request head arrives, its request body arrives, its request is
@@ -46,7 +46,7 @@ class Connection:
     Args:
         sock: the socket, which must not block.
         peer: the address of the client, or of the proxy in front.
-        listener: what all requests of the connection have in common.
+        listener: the facts that all requests of the connection share.
     """
 
     __slots__ = (
@@ -75,7 +75,8 @@ class Connection:
         """The request whose response is being sent."""
         self.outbox: _Outbox | None = None
         # Protects `outbox` while a thread runs the request, because the leader sends at the same
-        # time. Held while a `_Room` takes its own lock, which protects two numbers.
+        # time. While a thread holds this lock, `_Room` takes its own lock, which protects only two
+        # numbers.
         self._outbox_lock = threading.Lock()
         self.sent_bytes = 0
         """Bytes of all responses that the system has accepted."""
@@ -86,7 +87,7 @@ class Connection:
         self.deadline = 0.0
         """Time at which the server closes the connection, in seconds of the monotonic clock."""
         self.since = 0.0
-        """The time at which the client's current body or response began to move."""
+        """The time at which the transfer of the current body or response began."""
         self.moved_bytes = 0
         self.drained_bytes = 0
 
@@ -109,7 +110,7 @@ class Connection:
         self.moved_bytes += size_bytes
         self.deadline = self.since + PATIENCE_S + self.moved_bytes / LEAST_BYTES_PER_S
 
-    # -- what is sent ---------------------------------------------------------------------------
+    # -- sending --------------------------------------------------------------------------------
 
     def send(self, data: bytes, exchange: "Exchange") -> None:
         """Send bytes, and keep what the client does not accept yet for `flush`.
@@ -119,7 +120,7 @@ class Connection:
         """
         rest = memoryview(data)
         if self.outbox is None:
-            try:  # as `_send_some`, which is one call more for each response
+            try:  # the code of `_send_some`, without another call for each response
                 sent = self.sock.send(data)
             except BlockingIOError:
                 sent = 0
@@ -247,14 +248,14 @@ class _Outbox:
 
 
 _HARMLESS = frozenset({"family", "getpeername", "getsockname", "proto", "type"})
-"""What an app may ask a socket without taking it over."""
+"""Socket attributes that an app may use without taking over the connection."""
 
 
 class HijackableSocket(SimpleNamespace):
     """The client's socket for an app that takes over the connection, such as for a WebSocket.
 
-    The first use hijacks the connection: from then on, the socket waits like any other socket, and
-    the server sends nothing more and closes the connection after the request.
+    The first use hijacks the connection. The socket then blocks like any other socket, and the
+    server sends nothing more and closes the connection after the request.
 
     Args:
         exchange: the request. After its end, the connection may serve another tenant, so every use

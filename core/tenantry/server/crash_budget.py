@@ -33,8 +33,8 @@ Shares alone could park a busy tenant that serves beside a tenant that ends work
 WINDOW_S = 300.0
 
 LOCK_WAIT_S = 0.5
-"""Seconds that the master waits for another process that changes an operator state. A waiting
-master checks no worker."""
+"""Seconds that the master waits for another process that changes an operator state. While it waits,
+the master checks no workers."""
 
 _ROUNDING = 1e-9
 
@@ -127,7 +127,7 @@ class CrashBudget:
             record.strikes.popleft()
         is_parked = bool(read_operator_state(self._data_dir, name).parked)
         if is_parked and now - record.parked_at < FIRST_WAIT_S:
-            record.strikes.pop()  # the request is older than the parking
+            record.strikes.pop()  # the request began before the tenant was parked
         elif (_is_a_whole if is_parked else _is_enough)(record.strikes):
             self._park(name, record, reason)
 

@@ -1,8 +1,8 @@
 """One request and its response, from the complete request to the last byte of the response.
 
 `Exchange` calls the WSGI app and writes the response (PEP 3333), in the thread that runs the
-request. Nothing of the response waits for the client in that thread, unless the response is larger
-than `connection.SPOOLED_BYTES`.
+request. That thread waits for the client only if the spool has no room for the response, such as
+for a response over `connection.SPOOLED_BYTES`.
 """
 
 import re
@@ -47,7 +47,7 @@ def _never(_: "Exchange") -> None:
 
 
 class Exchange:
-    """One request and its response. Only the thread that has the request uses an exchange.
+    """One request and its response. One thread at a time uses it: the one that handles the request.
 
     Args:
         connection: the client's connection.
@@ -88,7 +88,7 @@ class Exchange:
         self._headers: list[tuple[str, str]] = []
         self.is_head_sent = False
         self.is_over = False
-        """Whether the request has ended, so that the connection is no longer its own."""
+        """Whether the request has ended. The connection may then serve another request."""
         self.may_wait = True
         """Whether the thread of the request may wait for the client."""
         self.has_failed = False
@@ -243,7 +243,7 @@ class Exchange:
         self._is_bodiless = (
             self.environ["REQUEST_METHOD"] == "HEAD" or status[:3] in _BODILESS or status[0] == "1"
         )
-        self._is_chunked = False  # an earlier head may have been refused
+        self._is_chunked = False  # an earlier, invalid head may have set it to True
         if length is None and not self._is_bodiless:
             if self.framing.is_http_1_0:
                 self.is_kept_alive = False
@@ -271,7 +271,7 @@ class Exchange:
         Raises:
             ResponseCutError: the client has disconnected.
         """
-        self.may_wait = False  # the leader answers
+        self.may_wait = False  # the leader sends the response, and must not wait
         self._status, own_headers, body = problem.render(self.environ)
         self._headers = [*own_headers, *headers]
         request_id = self.environ.get(REQUEST_ID)

@@ -1,8 +1,8 @@
 """What Tenantry's worker uses of gunicorn, in one list that is checked at start.
 
 If a method or an attribute is missing, or if a setting asks for a feature that the worker lacks,
-gunicorn's own threaded worker serves. In that worker, the host's layers decide in the request's
-thread.
+gunicorn's own threaded worker serves instead. In that worker, the host's layers decide in the
+request's thread.
 """
 
 import inspect
@@ -44,7 +44,7 @@ LENIENT_SETTINGS = (
 
 
 def missing_names() -> list[str]:
-    """Return what this version of gunicorn does not have."""
+    """Return the names that this version of gunicorn lacks."""
     missing = [
         f"{owner.__name__}.{name}"
         for owner, names in CLASSES.items()

@@ -7,7 +7,8 @@ operators' listener.
 
 from tenantry.python_process import leave_out_current_folder
 
-leave_out_current_folder()  # gunicorn puts the current folder first, now and after this file
+# gunicorn puts the current folder on `sys.path`, both before and after it runs this file.
+leave_out_current_folder()
 
 import os
 import resource
@@ -107,19 +108,19 @@ logger_class = "tenantry.server.log.GunicornLogger"
 def pre_exec(server: Any) -> None:
     """Make SIGUSR2 repeat the command that started this master, with its `-P -m` options.
 
-    gunicorn's own command `python …/__main__.py` puts the folder of `__main__.py` first on
-    `sys.path`.
+    By itself, gunicorn would run `python …/__main__.py`, which puts the folder of `__main__.py`
+    first on `sys.path`.
     """
     server.START_CTX["args"] = sys.orig_argv
 
 
 def on_starting(arbiter: Any) -> None:
-    """Warn if operators' pages are public, and change the exit codes of a worker.
+    """Warn if operators' pages are public, and change the exit codes of workers that cannot start.
 
     gunicorn uses the exit codes 3 and 4 for a worker that cannot boot or load its app, and then
     stops all workers. With other exit codes, the `os._exit(3)` of a tenant ends only one worker.
     """
-    if arbiter.app.app_uri == wsgi_app:  # another app can be in the current folder
+    if arbiter.app.app_uri == wsgi_app:  # any other app may need the current folder
         leave_out_current_folder()
     if _settings.is_admin_public:
         arbiter.log.warning(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tenantry.errors import TenantryError
 
-_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - these addresses are compared, not bound
 
 UNIX_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux, without the final zero byte (unix(7))."""

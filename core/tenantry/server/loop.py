@@ -31,10 +31,11 @@ LONG_S = 0.005
 """Seconds that a request may keep the leader from polling: ten times the switch interval."""
 
 MAX_EVENTS = 64
-"""Maximum number of events of one poll. The events that a leader leaves come again."""
+"""Maximum number of events of one poll. The next poll reports unhandled events again."""
 
 FAULT_PAUSE_S = 0.1
-"""Seconds that the leader waits after a fault of its own, which may come again."""
+"""Seconds that the leader waits after an exception in its own code, because the exception may
+recur."""
 
 _PARKED_AFTER_S = 0.05
 
@@ -42,11 +43,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Handler(Protocol):
-    """What the loop calls, always on the leader's thread, except `serve`."""
+    """What the loop calls: `serve` on any thread, and everything else on the leader's thread."""
 
     @property
     def ready(self) -> Mapping[int, Callable[[Connection], object]]:
-        """State of a connection → what continues with a connection that can be read or written."""
+        """The functions that handle a readable or writable connection, by connection state."""
 
     def on_accept(self, sock: socket.socket, peer: Any, listener: Any) -> None:
         """Begin a new connection, and add it to the loop."""
@@ -94,14 +95,14 @@ class Loop:
         self._is_full = False
         self.connections: dict[int, Connection] = {}
         """The open connections by file descriptor, oldest first; for the leader only."""
-        self._calls: deque[tuple[Any, ...]] = deque()  # function, connection, further arguments
+        self._calls: deque[tuple[Any, ...]] = deque()  # function, connection, arguments
         self._is_polling = False
         self._lock = threading.Lock()  # protects `_leader` and `_inline_since`
         self._leader = 0  # identifier of the leader's thread; 0 while a thread takes over
         self._inline_since = 0.0  # when the leader began to run a request; 0 while it polls
         self._is_watched = True
-        # Ends the wait of the main thread. A pipe and no `Event`, whose lock a signal handler that
-        # interrupts the wait could never get.
+        # Ends the wait of the main thread. This is a pipe, because a signal handler that interrupts
+        # `Event.wait` could never get the lock of the `Event`.
         self._activity = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.check_at = 0.0
         """Time at which `Handler.on_check` is due, in seconds of the monotonic clock. Only the
@@ -141,7 +142,7 @@ class Loop:
                 seen_at = time.monotonic()
 
     def _park(self, signals_fd: int) -> None:
-        """Wait for the next request, without waking up 200 times a second for nothing."""
+        """Wait for the next request without waking up 200 times a second."""
         poll = select.poll()
         for fd in (self._activity[0], signals_fd):
             if fd >= 0:
@@ -149,7 +150,7 @@ class Loop:
         self._is_watched = False
         if not self._inline_since:  # read this value after `_is_watched` is written
             for fd, _ in poll.poll(1000):
-                with suppress(OSError):  # another reader was faster
+                with suppress(OSError):  # another reader has emptied the pipe
                     os.read(fd, 4096)
         self._is_watched = True
 
@@ -234,12 +235,12 @@ class Loop:
 
     def forget(self, connection: Connection) -> None:
         """Close a connection, so that the worker can accept another connection."""
-        # The number may already belong to the next connection.
+        # The file descriptor may already belong to another connection.
         if self.connections.get(connection.fd) is connection:
             del self.connections[connection.fd]
             self._acceptor.note_count(len(self.connections))
-        # Closing the socket would not be enough, because a process that a tenant has started may
-        # hold a copy of it.
+        # Closing the socket does not end the polling if a process that a tenant has started holds a
+        # copy of the socket.
         self.unwatch(connection)
         connection.close()
         if self._is_full and len(self.connections) < self._max_connections:
@@ -331,9 +332,9 @@ class Loop:
         return True
 
     def _give_up(self, connection: Connection) -> None:
-        """Close a connection after an exception, which ends nothing else."""
+        """Close a connection after an exception. Other connections continue."""
         error = sys.exc_info()
-        if not isinstance(error[1], ResponseCutError):  # the client has disconnected
+        if not isinstance(error[1], ResponseCutError):  # a disconnection is not a fault
             _logger.error("worker.connection_failed", exc_info=error)
         try:
             self._handler.on_fault(connection)

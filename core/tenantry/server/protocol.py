@@ -99,7 +99,7 @@ class HttpProtocol:
         self.heads.receive(connection)
 
     def on_full(self, is_full: bool) -> None:
-        """While the worker is full, let each response close its connection for another client."""
+        """While the worker is full, close each connection after its response, for other clients."""
         self.serving.keeps_alive = self._keeps_alive and not is_full
         if is_full:
             self._limits.make_room(self.loop.now)

@@ -34,7 +34,7 @@ TRIAL_NICENESS = 10
 
 
 def running_workers(data_dir: Path) -> list[WorkerStatus]:
-    """Wait for the start of starting workers, and return every worker of the running host.
+    """Wait until starting workers have started, and return every worker of the running host.
 
     Raises:
         TenantryError: No host is running, its server is not gunicorn, or a worker does not start.

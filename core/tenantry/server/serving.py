@@ -20,7 +20,7 @@ class Serving:
         self.keeps_alive = keeps_alive
         """False once the worker stops."""
         self.on_backlog: Callable[[Connection], object] = lambda _: None
-        """Called by a thread with a connection whose client does not accept all bytes."""
+        """Function that a thread calls with a connection whose client does not accept all bytes."""
         self.date = ""
         """The present time for the `Date` field (RFC 9110 §5.6.7), at most half a second late."""
         self.update_date()

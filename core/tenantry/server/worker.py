@@ -1,8 +1,9 @@
 """The gunicorn worker, which shares its threads fairly between tenants.
 
 The worker is a subclass of gunicorn's public class `Worker`. `loop` polls, `protocol` follows each
-connection, and the host's `admission` decides. The scoreboard in shared memory shows the requests
-and builds in flight, so that the master knows the requests in flight of a dead worker.
+connection, and the host's `admission` decides which requests run. The scoreboard in shared memory
+shows the requests and builds in flight, so that the master knows the requests in flight of a dead
+worker.
 """
 
 import logging
@@ -32,11 +33,11 @@ from tenantry.server.spool import SpoolBudget
 from tenantry.settings import read_settings
 
 STUCK_LOOK_S = 1.0
-"""Seconds between two checks whether any thread is not stuck."""
+"""Seconds between two checks whether all threads are stuck."""
 
 GIVE_UP_S = 2.0
-"""Seconds for which a worker with only stuck threads still answers 503: the time that idle
-connections have for another request."""
+"""Seconds for which a worker whose threads are all stuck still answers requests on open connections
+with 503, before the worker ends."""
 
 SWITCH_INTERVAL_S = 0.0005
 """Seconds that a computing thread keeps the interpreter lock while another thread waits for the
@@ -61,12 +62,12 @@ class TenantWorker(Worker):  # type: ignore[misc]
     alive: bool
 
     def __new__(cls, *args: Any, **_: Any) -> Any:
-        """Return a worker, or gunicorn's threaded worker where ours cannot serve."""
+        """Return a worker, or gunicorn's threaded worker if `why_not_ours` gives a reason."""
         app, cfg, log = args[3], args[5], args[6]
         reason = why_not_ours(cfg)
         if not reason:
             return super().__new__(cls)
-        if getattr(app, "other_worker_reason", None) != reason:  # one object for all workers
+        if getattr(app, "other_worker_reason", None) != reason:  # all workers share `app`
             app.other_worker_reason = reason
             log.warning("gunicorn's threaded worker serves instead of Tenantry's: %s.", reason)
         return ThreadWorker(*args)
@@ -181,7 +182,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
             one.close()
         if self._is_given_up:
             STDERR.flush()
-            os._exit(1)  # the end is not normal, so the tenants of stuck threads get strikes
+            os._exit(1)  # an abnormal exit gives strikes to the tenants of the stuck threads
 
     def request_hooks(self) -> tuple[Any, Any, bool] | None:
         """Return `pre_request`, `post_request` and whether gunicorn logs accesses, or None."""
@@ -214,7 +215,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
             _logger.info("worker.ready", extra={"tenants": sum(states.values()), **states})
 
     def _look_for_threads(self) -> None:
-        """Stop the worker if every thread has a request that hangs in its app over its deadline.
+        """Stop the worker if every thread runs an overdue request that hangs in its app.
 
         The loop of a stopping worker answers 503 to waiting requests, and gunicorn starts another
         worker.
@@ -252,10 +253,10 @@ class TenantWorker(Worker):  # type: ignore[misc]
         try:
             thread = self.crash_report.thread()
             suspects, reason = blame(self.row, self.tmp, thread)
-            # If a worker was killed from outside, no tenant is at fault.
+            # If another process killed the worker, no tenant is at fault.
             is_own_end = thread is not None or self.crash_report.has_run_out_of_memory
             if suspects and (is_own_end or self.tmp.has_held_worker):
-                app = self.app  # one object for all workers, even after a HUP
+                app = self.app  # all workers share `app`, even after a HUP
                 app.strikes = getattr(app, "strikes", None) or CrashBudget(read_settings().data_dir)
                 app.strikes.note(suspects, reason)
         except Exception:

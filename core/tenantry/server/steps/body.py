@@ -24,7 +24,7 @@ RECEIVE_BYTES = 64 << 10
 
 CHUNKED_RECEIVE_BYTES = 16 << 10
 """Maximum number of bytes of a chunked body that are received at once. With chunks of one byte,
-decoding so many bytes takes 7 ms of the leader's time."""
+decoding this many bytes takes 7 ms of the leader's time."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 

@@ -86,7 +86,7 @@ class RequestHeads:
             self._protocol.turns.take(exchange, self._begin_without_reader)
 
     def _begin_without_reader(self, exchange: Exchange) -> None:
-        """Continue with a request whose body no app reads, unless it is a tenant's request now.
+        """Run a request whose body no app reads, or receive the body if a tenant now answers.
 
         While a process starts, a request for an unknown path waits until all tenants are known.
         """

@@ -23,7 +23,7 @@ TRAILERS = 100
 """Maximum number of trailer fields, which the server checks and drops (RFC 9110 §6.5.1)."""
 
 FRAMING_SHARE = 16
-"""Maximum bytes of framing for each byte of the body, and for the first 64 KiB."""
+"""Maximum ratio of the bytes of framing to the bytes of the body plus 64 KiB."""
 
 _FORBIDDEN_TRAILERS = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"trailer", b"authorization", b"te"}
@@ -67,7 +67,7 @@ class ChunkedBody:
         self.spool = spool
         self.is_complete = False
         self._max_bytes = max_bytes
-        self._left_bytes = 0  # of the current chunk
+        self._left_bytes = 0  # bytes of the current chunk that have not arrived
         self._is_in_chunk = False
         self._is_in_trailers = False
         self._trailers = 0
@@ -107,7 +107,7 @@ class ChunkedBody:
             raise _malformed()
         if self._is_in_trailers:
             self._read_trailer(line)
-        elif self._is_in_chunk:  # the line end after the chunk's bytes
+        elif self._is_in_chunk:  # a chunk's bytes end with an empty line
             if line:
                 raise _malformed()
             self._is_in_chunk = False

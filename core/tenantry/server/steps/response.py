@@ -105,7 +105,7 @@ class Responses:
             self._finish(connection, exchange)
 
     def send_early(self, connection: Connection) -> None:
-        """Send what a running request has written; what arrives belongs to the next request."""
+        """Send what a running request has written. Receive nothing before the request ends."""
         try:
             is_sent = connection.flush()
         except ResponseCutError:  # the thread of the request notices the disconnection itself

@@ -21,9 +21,9 @@ ms is empty after a quarter of `WAIT_S`. The maximum is a quarter of the connect
 process."""
 
 MAX_LONG_WAITING = 512
-"""Number of requests with a longer wait (`MAX_WAIT_S` in the environ) in one process that the
-tenants share: half of the connections of a process. A tenant may have as many such requests as are
-still free, so a tenant whose build hangs does not exclude the other tenants."""
+"""Maximum number of requests with a longer wait (`MAX_WAIT_S` in the environ) in one process, for
+all tenants together: half of the connections of a process. A tenant may have as many such requests
+as are still free, so a tenant whose build hangs does not exclude the other tenants."""
 
 FEW = 8
 """Number of requests with a longer wait that each tenant may have in any case."""
