@@ -1,4 +1,4 @@
-"""Checks that refused bodies of noisy clients cost no other tenant's request behind nginx.
+"""Checks that no request behind nginx is lost because the host refuses another tenant's bodies.
 
     python tests/bench/behind_nginx.py [--seconds 30]
 
@@ -7,9 +7,9 @@ Four noisy clients post bodies of 150 kB, which the host refuses in turn: with 4
 is missing; with 413, because the body is too large for the tenant; with 404, because no tenant has
 the path. At the same time, four clients of the quiet tenant post and get alternately.
 
-The head of a response is a promise: after `Connection: keep-alive`, nginx sends the next request on
-the same connection, and this request is lost if the server then closes the connection. No request
-of the quiet tenant may get a status of 500 or above, a wrong body, or no response.
+After a response with `Connection: keep-alive`, nginx sends the next request on the same connection.
+This request is lost if the server then closes the connection. No request of the quiet tenant may
+get a status of 500 or above, a wrong body, or no response.
 """
 
 import argparse

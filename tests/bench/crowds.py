@@ -1,4 +1,4 @@
-"""Compares a quiet tenant's p99 beside many slow tenants with calm times.
+"""Compares a quiet tenant's p99 with and without many slow tenants.
 
     python tests/bench/crowds.py [--rounds 4] [--seconds 6] [TENANTS…]
 

@@ -1,13 +1,14 @@
-"""Cost of migrating a fleet of PostgreSQL databases, compared with Alembic's own commands.
+"""Compares the time to migrate many PostgreSQL databases with that of Alembic's own commands.
 
     python tests/bench/fleet.py [DATABASES]
 
-Measures a fleet upgrade, and an upgrade with nothing to apply, against a serial loop over
-`alembic.command.upgrade`. Half of the serial loop runs before the fleet upgrade and half after, and
-the time is scaled to the number of databases. Bounds: the upgrade takes at most 0.5 times, and the
-empty upgrade 0.05 times, the serial loop's time. Afterwards, a fleet run is killed with `kill -9`
-in the middle, and a second run finishes the upgrade. According to the journal and the databases,
-each database must be migrated exactly once. 1,000 databases take some minutes and 10 GB of disk.
+The benchmark compares a fleet upgrade, and an upgrade with nothing to apply, with a serial loop
+over `alembic.command.upgrade`. Half of the serial loop runs before the fleet upgrade and half
+after, and the time is scaled to the number of databases. The upgrade may take at most 0.5 times the
+time of the serial loop, and the empty upgrade at most 0.05 times. Afterwards, a fleet run is killed
+with `kill -9` in the middle, and a second run finishes the upgrade. According to the journal and
+the databases, each database must be migrated exactly once. 1,000 databases take some minutes and 10
+GB of disk.
 """
 
 import os

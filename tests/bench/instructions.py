@@ -1,13 +1,13 @@
-"""Instructions of a request in the host, compared with the same endpoint in a plain Flask app.
+"""Compares the instructions of a request in the host with those in a plain Flask app.
 
     python tests/bench/instructions.py
 
-Both sides run in one process without a server. The host has admission, limits, usage counters and
-an access log. The plain app has a secret key, like every app with sessions. valgrind counts the
-instructions of the thread that runs the requests, so that the figure does not depend on other load;
-the host's background threads, one of which writes the log lines, do not count. The count of 100
-requests is subtracted from the count of 300 requests, so that the start does not count. Bound: the
-host takes at most 1.15 times the instructions of the plain app.
+Both sides run the same endpoint in one process without a server. The host has admission, limits,
+usage counters and an access log. The plain app has a secret key, like every app with sessions.
+valgrind counts the instructions of the thread that runs the requests, so that the figure does not
+depend on other load; the host's background threads, one of which writes the log lines, do not
+count. The count of 100 requests is subtracted from the count of 300 requests, so that the start
+does not count. The host may take at most 1.15 times the instructions of the plain app.
 """
 
 import io

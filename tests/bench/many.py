@@ -72,7 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--awake", type=int, default=AWAKE, help="number of tenants that get a request"
     )
-    parser.add_argument("--poll", action="store_true", help="do not trust file events")
+    parser.add_argument("--poll", action="store_true", help="poll, as without file events")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts)}; or all")
     chosen = parser.parse_args()
     chosen.parts = chosen.parts or parts

@@ -1,4 +1,4 @@
-"""Sends mixed requests from clients that abort at random, and then looks for what is left behind.
+"""Sends mixed requests from clients that abort at random, and then looks for leaked resources.
 
     python tests/bench/mixed.py [MINUTES]
 

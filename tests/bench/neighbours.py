@@ -1,4 +1,4 @@
-"""Compares a quiet tenant's p99 and throughput beside noisy tenants with calm times.
+"""Compares a quiet tenant's p99 and throughput with and without noisy tenants.
 
     python tests/bench/neighbours.py [--rounds 2] [--seconds 6] [CASE…]
 

@@ -307,7 +307,7 @@ def test_connection_is_a_list_of_options(
 
 
 def test_only_the_known_expectation_is_met() -> None:
-    """`100-continue` counts for HTTP/1.1; HTTP/1.0 knows none; any other gets 417."""
+    """`100-continue` counts only in HTTP/1.1, and any other expectation gets 417."""
     expecting = POST + b"Content-Length: 5\r\nExpect: 100-Continue\r\n\r\n"
 
     assert read(expecting)[1].expects_continue

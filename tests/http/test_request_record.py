@@ -71,7 +71,7 @@ def test_outgoing_headers_name_the_current_request() -> None:
 
 
 def test_one_side_answers_an_overdue_request() -> None:
-    """Of the app and the watchdog, the first one answers, and may ask again."""
+    """Only the first of the app and the watchdog may answer an overdue request."""
     record = RequestRecord()
 
     claims = [record.claim_answer(who) for who in ("watchdog", "app", "watchdog")]

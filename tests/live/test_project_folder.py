@@ -22,7 +22,7 @@ MODULES = (
 )  # fmt: skip
 """Python files of a project that have the same names as libraries.
 
-Some of them are libraries that other libraries import if they find them. Each file writes a marker
+Some of these libraries are optional dependencies of other libraries. Each file writes a marker
 if Tenantry runs the file.
 """
 

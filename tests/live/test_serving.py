@@ -76,7 +76,7 @@ def test_another_server_serves_the_host(two_tenants: Path, command: list[str]) -
     ids=lambda command: str(command[0]),
 )
 def test_workers_count_a_rate_together(tmp_path: Path, command: list[str]) -> None:
-    """Two workers together admit three of six requests, and replaced workers admit none."""
+    """Two workers together admit three of six requests, and their replacements admit none."""
     _write_tenants(tmp_path, acme=tenant_text("acme", RATE_LIMIT="3/hour"))
     with running(command, tmp_path) as server:
         statuses = [server.get("/acme/")[0].status for _ in range(6)]

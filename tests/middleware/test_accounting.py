@@ -131,7 +131,7 @@ class Accounted:
         return create_environ(method="POST") | routed | keys
 
     def __call__(self, environ: Any = None, start_response: Any = None) -> Any:
-        """Answer a request like a server that knows nothing of admission."""
+        """Answer a request like a server that does not use admission."""
         return self.accounting(environ or self.environ(), start_response or _started)
 
     @property
@@ -191,7 +191,7 @@ def test_only_a_5xx_is_an_error(status: str, errors: int) -> None:
 
 
 def test_a_cut_response_is_counted_once_with_what_was_sent() -> None:
-    """A client that leaves after one chunk counts once with that chunk, though closed twice."""
+    """A response cut after one chunk counts once, with that chunk, even if closed twice."""
     counts = measured(contained(answering(b"one", b"two", b"six")), take=1, closes=2)
 
     assert (1, 0, 0, 0, 3) == counts[:5]

@@ -48,7 +48,7 @@ def answer(headers: Headers, root: str = "/acme") -> TestResponse:
 def test_a_cookie_is_confined_to_the_tenants_root(sent: str, expected: str | None) -> None:
     """A cookie gets a path inside the tenant's root and no domain.
 
-    A cookie without name is dropped.
+    A cookie without a name is dropped.
     """
     assert expected == confined_cookie(sent, "/acme")
 

@@ -1,4 +1,4 @@
-"""The edge finds the app that answers a request, here among WSGI functions of a few lines."""
+"""The edge finds the app that answers a request. In these tests, apps are short functions."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def tenants(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    """Return what reaches the tenants' side."""
+    """Answer on the tenants' listener with the facts that the app sees."""
     seen = {
         "side": "tenants",
         "request_id": environ[REQUEST_ID],
@@ -30,7 +30,7 @@ def tenants(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iter
 
 
 def operators(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    """Answer for the operators' side."""
+    """Answer on the operators' listener."""
     del environ
     start_response("200 OK", [("Content-Type", "application/json")])
     return [b'{"side": "operators"}']
@@ -181,7 +181,7 @@ def test_an_unsafe_method_scheme_or_prefix_is_refused(
 
 
 def test_a_refusal_is_a_problem_document_with_an_id(client: Client) -> None:
-    """The edge's own response names the request."""
+    """The edge's own response is a problem document with the ID of the request."""
     answer = client.get("/", headers={"Host": "a/b@c", "X-Request-ID": "mine"})
 
     assert answer.mimetype == "application/problem+json"

@@ -44,7 +44,7 @@ def test_each_address_has_a_bound_of_its_own(tenant: str, address: str, *, is_ov
 
 
 def test_the_number_of_addresses_in_memory_is_bounded() -> None:
-    """In full memory, the address with the oldest last attempt is removed."""
+    """Above the maximum number of addresses, the one with the oldest attempt is removed."""
     attempts = FailedAttempts()
     for _ in range(MAX_ATTEMPTS):
         attempts.note("acme", "first")

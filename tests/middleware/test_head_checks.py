@@ -98,7 +98,7 @@ def test_only_requests_of_accepted_clients_count_for_the_rate() -> None:
 def test_strangers_do_not_use_up_the_rate_of_a_tenants_clients(
     write_tenant: Callable[..., object], host: Host, client: Client
 ) -> None:
-    """In a host, a client with a key gets an answer after more refused requests than the rate."""
+    """After more refused requests than the rate, a client with a key still gets an answer."""
     write_tenant("acme", RATE_LIMIT="2/hour", CLIENTS={"web": hash_client_key(KEY)})
     host.load()
 
@@ -117,7 +117,7 @@ def test_a_counted_request_that_is_too_large_has_the_rate_headers() -> None:
 
 
 def test_the_layer_does_not_repeat_checks_that_the_server_made() -> None:
-    """After `refuse`, the layer calls the app without another count or another look at the key."""
+    """After `refuse`, the layer calls the app without counting or checking the key again."""
     checks = all_checks()
     environ = environ_of()
     refusal = checks.refuse(environ)
@@ -141,7 +141,7 @@ def test_the_layer_repeats_a_refusal_of_the_server() -> None:
 
 
 def test_refuse_leaves_the_log_context_unchanged() -> None:
-    """A server that calls `refuse` for many requests on one thread gets no log context."""
+    """`refuse` leaves no log context on the thread that calls it."""
     all_checks().refuse(environ_of())
 
     assert {} == structlog.contextvars.get_contextvars()
@@ -176,12 +176,12 @@ def test_checks_of_another_tenant_do_not_count() -> None:
 def test_quick_checks_neither_wait_nor_run_code_of_the_app(
     check: HeadCheck, *, is_quick: bool
 ) -> None:
-    """Tokens need the network and RSA, and matching an endpoint runs converters of the app."""
+    """Checks of tokens and of endpoints are not quick: they wait, or run code of the app."""
     assert is_quick == HeadChecks(app, "acme", [TrustedHosts(()), check], BodyLimit(0)).is_quick
 
 
 def test_a_rate_in_redis_is_not_quick() -> None:
-    """A request waits for Redis, so a server must not wait on the thread of all connections."""
+    """A rate check in Redis is not quick, because the request waits for Redis."""
     rates = RateLimiter("redis://localhost:1")
 
     is_quick = RateLimit(rates, "acme", "1/hour").is_quick
@@ -204,7 +204,7 @@ def test_without_checks_the_layer_costs_one_call() -> None:
 def test_an_instance_gives_access_to_its_head_checks(
     write_tenant: Callable[..., object], host: Host, client: Client
 ) -> None:
-    """A server finds the checks of the tenant that serves an address at the mount's instance."""
+    """The mount's instance gives a server access to the head checks of the tenant."""
     write_tenant("acme", MAX_CONTENT_LENGTH=LIMIT)
     host.load()
     client.get("/acme/")
@@ -218,7 +218,7 @@ def test_an_instance_gives_access_to_its_head_checks(
 
 
 def test_a_chunked_body_without_a_known_length_gets_411() -> None:
-    """Under a server that does not decode chunks, such as uWSGI, the app would get no body."""
+    """Under a server that does not decode chunks, such as uWSGI, a chunked body gets 411."""
     environ = environ_of(CONTENT_LENGTH="", HTTP_TRANSFER_ENCODING="chunked")
 
     _, status, _ = run_wsgi_app(all_checks(), environ, buffered=True)

@@ -182,7 +182,7 @@ def test_concurrent_requests_all_leave() -> None:
 
 
 def test_two_threads_end_a_request_once() -> None:
-    """If two threads end a request at the same moment, one of them counts."""
+    """If two threads end a request at the same moment, the request ends once."""
     in_flight = _in_flight()
     for _ in range(200):
         record, start = _entered(in_flight), threading.Barrier(2)
@@ -381,7 +381,7 @@ def test_processor_time_counts_while_a_request_runs() -> None:
 
 
 def test_a_waiting_request_uses_no_processor_time() -> None:
-    """`note_running` passes over requests that no thread runs yet."""
+    """`note_running` skips requests that no thread runs yet."""
     in_flight = _in_flight()
     _entered(in_flight)
 

@@ -224,7 +224,7 @@ def test_keys_are_read_once_for_many_requests() -> None:
 
 
 def test_unknown_keys_cause_one_reading_per_pause() -> None:
-    """Unknown key IDs make the host read the keys again once in `UNKNOWN_PAUSE_S` at most."""
+    """Unknown key IDs make the host read the keys at most once per `UNKNOWN_PAUSE_S`."""
     cached = CachedIssuer()
     cached.keys_for()
     cached.keys = {"one", "two"}

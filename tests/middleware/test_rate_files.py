@@ -93,7 +93,7 @@ def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
 def test_a_process_that_keeps_the_lock_delays_one_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another process keeps the lock, requests pass uncounted, and only one request waits."""
+    """While another process keeps the lock, requests are not counted, and only one waits."""
     monkeypatch.setattr(rate_files, "LOCK_WAIT_S", 0.05)
     monkeypatch.setattr(rate_files, "LOCK_PAUSE_S", 60.0)
     storage = HostStorage(tmp_path)

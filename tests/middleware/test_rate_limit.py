@@ -181,7 +181,7 @@ def test_a_jump_of_the_system_clock_changes_nothing(
 
 
 def test_a_tenant_over_its_rate_is_known_without_counting() -> None:
-    """For up to `LOOK_AGAIN_S`, `known_over` knows the refusal without counting another request."""
+    """For up to `LOOK_AGAIN_S`, `known_over` returns the refusal without counting requests."""
     clock = Clock()
     rates = RateLimiter("memory://", clock=clock)
     unknown = rates.known_over("acme")
@@ -213,7 +213,7 @@ def _redis() -> Iterator[redis_server.Redis]:
 def _two(
     redis: redis_server.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[RateLimiter, RateLimiter]]:
-    """Return the limiters of two workers that share an empty Redis. A slow answer does not fail."""
+    """Return the limiters of two workers that share an empty Redis, with a long timeout."""
     monkeypatch.setattr("tenantry.middleware.rate_storage.REDIS_TIMEOUT_S", 5.0)
     redis.say(b"FLUSHALL\r\n")
     both = RateLimiter(redis.url), RateLimiter(redis.url)
@@ -241,7 +241,7 @@ def test_without_redis_requests_pass(
     *,
     is_frozen: bool,
 ) -> None:
-    """While Redis is dead or frozen, requests pass, count as uncounted, and one line is logged."""
+    """While Redis is dead or frozen, requests are admitted uncounted, and one line is logged."""
     rates, _ = two
     noted: list[str] = []
     rates._note_uncounted = noted.append
@@ -333,7 +333,7 @@ def test_a_redis_clock_set_back_does_not_lock_a_tenant_out(
 def test_requests_pass_while_redis_is_read_only(
     redis: redis_server.Redis, two: tuple[RateLimiter, RateLimiter]
 ) -> None:
-    """While Redis is a read-only replica, as after a failover, requests pass."""
+    """While Redis is a read-only replica, as after a failover, requests are admitted."""
     rates, _ = two
     redis.say(b"REPLICAOF 127.0.0.1 1\r\n")
     passed = _hits(rates, "1/hour", 5)

@@ -194,7 +194,7 @@ def test_a_line_that_cannot_be_rendered_costs_only_itself(writer: LogWriter, pip
 
 
 def test_close_writes_what_waits(pipe: Pipe) -> None:
-    """A process that ends in time loses no line, and later lines are written by the caller."""
+    """`close` writes all waiting lines, and callers write later lines themselves."""
     writer = LogWriter(pipe.writer)
     writer.start()
     writer.queue.append("waits\n")
@@ -210,7 +210,7 @@ def test_close_writes_what_waits(pipe: Pipe) -> None:
 def test_close_waits_for_a_stalled_reader_only_until_the_deadline(
     writer: LogWriter, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that ends does not hang at a stalled reader."""
+    """A process that ends waits for a stalled reader for a limited time only."""
     monkeypatch.setattr(log_writer, "FLUSH_S", 0.01)
     for _ in range(3):
         writer.put("x" * ONE_PAGE_BYTES)

@@ -14,7 +14,7 @@ def _row(scoreboard: Scoreboard) -> Row:
 
 
 def test_the_number_of_connections_is_not_a_request() -> None:
-    """A process shows its open connections to the others, beside its requests."""
+    """The scoreboard shows a process's number of open connections apart from its requests."""
     scoreboard = Scoreboard()
     rows = [scoreboard.claim_row(), scoreboard.claim_row()]
     for row, count in zip(rows, (70_000, 258), strict=True):

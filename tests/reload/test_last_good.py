@@ -185,7 +185,7 @@ def test_a_command_that_inspects_tenants_writes_no_record(
 
 
 def test_an_empty_folder_makes_the_host_forget_nothing(data_dir: Path, tenants_dir: Path) -> None:
-    """A volume with the tenant files may be mounted after the start of the host."""
+    """An empty folder at start deletes no record, as its volume may be mounted later."""
     record = LastGood(data_dir, tenants_dir)
     record.open()
     record.claims["acme"] = Claims("digest", "/acme")

@@ -1,4 +1,4 @@
-"""Admission: what the server asks the host before it runs a request."""
+"""Admission decides which requests run, and records the requests in flight."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ def test_a_request_is_routed_once(admission: Any) -> None:
 
 
 def test_a_verdict_without_an_instance_needs_a_thread(admission: Any) -> None:
-    """Before the first request, the head needs a build; afterwards, the verdict is quick."""
+    """The decision on a head waits for the tenant's build, and is quick after the build."""
     _, environ = routed(admission, "/acme/")
     before = admission.is_quick(environ)
     refusal = admission.refusal(environ)
@@ -77,7 +77,7 @@ def test_a_verdict_without_an_instance_needs_a_thread(admission: Any) -> None:
 def test_the_head_decides_before_the_body(
     admission: Any, path: str, keys: dict[str, str], status: int | None
 ) -> None:
-    """Size, key and maintenance are decided by the head alone."""
+    """The host checks the size, the key and the maintenance mode before the body arrives."""
     _, environ = routed(admission, path, **keys)
 
     assert status == _status(admission.refusal(environ))
@@ -89,7 +89,7 @@ def test_a_body_has_the_maximum_of_its_tenant(admission: Any) -> None:
 
 
 def test_a_tenant_over_its_rate_is_known(admission: Any, host: Host) -> None:
-    """A tenant that is certainly over its rate is refused without a thread."""
+    """A request to a tenant that is known to be over its rate is refused without a thread."""
     statuses = [Client(host).get("/initech/").status_code for _ in range(2)]
     _, environ = routed(admission, "/initech/")
 
@@ -114,7 +114,7 @@ def test_a_record_is_carried_from_admission_to_the_end(admission: Any, host: Hos
 
 
 def test_a_tenant_over_its_share_has_to_wait(admission: Any) -> None:
-    """Of four threads, a tenant gets two beside nobody; another tenant is still admitted."""
+    """With four threads, a tenant gets at most two; another tenant is still admitted."""
     _, environ = routed(admission, "/acme/")
     records = [admission.enter(dict(environ)) for _ in range(3)]
     other = admission.enter(routed(admission, "/globex/")[1])
@@ -126,7 +126,7 @@ def test_a_tenant_over_its_share_has_to_wait(admission: Any) -> None:
 
 
 def test_pages_of_the_host_never_wait(admission: Any) -> None:
-    """`livez` runs although all threads are busy."""
+    """`/-/livez` is admitted even if all threads are busy."""
     held = [admission.enter(routed(admission, f"/{name}/")[1])
             for name in ("acme", "globex", "initech", "umbrella")]  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_a_request_that_waits_too_long_for_its_build_gets_503(admission: Any, ho
 def test_a_request_for_an_unknown_path_waits_until_all_tenants_are_known(
     admission: Any, host: Host
 ) -> None:
-    """While a tenant file is not validated yet, only the host's own pages do not wait."""
+    """Until every file is validated, unknown paths wait, but the host's own pages do not."""
     host.let_requests_wait(lambda: None)
     mounts = host.router.mounts
     host.router.replace(())

@@ -121,7 +121,7 @@ def test_bytes_that_the_client_does_not_accept_wait_without_a_thread(
 def test_bytes_stay_in_order_when_the_client_catches_up(
     connection: Connection, exchange: Exchange, client: socket.socket
 ) -> None:
-    """Chunks that are sent while others wait come after them."""
+    """A chunk that is sent while earlier chunks wait comes after them."""
     chunks = [bytes([number]) * 20_000 for number in range(100)]
     reading = Reading(client, sum(map(len, chunks)), at_once=5_000)
     for chunk in chunks:
@@ -140,7 +140,7 @@ def test_a_long_response_waits_for_its_client(
     monkeypatch: pytest.MonkeyPatch,
     at_once: int,
 ) -> None:
-    """A chunk that is larger than what may wait is sent whole, as fast as the client reads."""
+    """A chunk over `SPOOLED_BYTES` is sent completely, as fast as the client reads."""
     monkeypatch.setattr(module, "SPOOLED_BYTES", 1 << 16)
     data = bytes(range(256)) * (1 << 16)
     reading = Reading(client, len(data), at_once=at_once)
@@ -197,7 +197,7 @@ def test_the_thread_of_a_dripping_client_has_one_time_limit(
     client: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A client that reads drop by drop gets time for its bytes only, however often it reads."""
+    """A slow client gets more time for the bytes that it reads, but not for each read."""
     now = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "SPOOLED_BYTES", 0)
@@ -217,7 +217,7 @@ def test_the_thread_of_a_dripping_client_has_one_time_limit(
 
 
 class _Poll:
-    """Stands in for the system's poll, and lets the client read while the thread waits."""
+    """Replaces `select.poll`, and lets the client read while the thread waits."""
 
     def __init__(self, wait: Any) -> None:
         self.poll = wait
@@ -230,7 +230,7 @@ class _Poll:
 
 
 def test_each_byte_gives_its_client_more_time(connection: Connection) -> None:
-    """A client has `PATIENCE_S`, and a second for each `LEAST_BYTES_PER_S` that have moved."""
+    """A client has `PATIENCE_S`, plus a second for each `LEAST_BYTES_PER_S` bytes."""
     connection.begin_moving(1000.0)
     first = connection.deadline
     connection.note_moved(LEAST_BYTES_PER_S)
@@ -249,7 +249,7 @@ def test_each_byte_gives_its_client_more_time(connection: Connection) -> None:
 def test_the_leader_does_not_wait_for_a_client(
     connection: Connection,
 ) -> None:
-    """A response that may not wait is dropped as soon as the socket accepts no more bytes."""
+    """A response that must not wait is cut as soon as the socket accepts no more bytes."""
     serving = Serving(SpoolBudget(memory_bytes=0, disk_bytes=0), keeps_alive=True)
     exchange = Exchange(connection, {"REQUEST_METHOD": "GET"}, FRAMING, serving)
     exchange.may_wait = False
@@ -259,7 +259,7 @@ def test_the_leader_does_not_wait_for_a_client(
 
 
 def test_receive_tells_nothing_from_the_end(connection: Connection, client: socket.socket) -> None:
-    """Nothing yet, bytes and the end of the client's side are three results."""
+    """`receive` distinguishes no bytes yet, received bytes, and the end of the connection."""
     before = connection.receive(100)
     client.sendall(b"abc")
     during = connection.receive(2), connection.receive(100)
@@ -301,7 +301,7 @@ def test_the_last_bytes_are_sent_without_waiting(
 def test_the_first_use_of_the_socket_hijacks_the_connection(
     connection: Connection, exchange: Exchange, client: socket.socket
 ) -> None:
-    """An app that uses the socket gets a socket that waits, and the server sends nothing more."""
+    """An app that uses the socket gets a blocking socket; the server sends nothing more."""
     sock = HijackableSocket(exchange=exchange)
     asked = sock.getsockname(), connection.is_hijacked
     client.sendall(b"frame")
@@ -324,7 +324,7 @@ def test_the_socket_of_a_request_that_has_ended_is_closed(exchange: Exchange) ->
 
 
 def test_a_question_does_not_hijack(exchange: Exchange) -> None:
-    """An app may ask the socket for its addresses."""
+    """An app can ask for the addresses of the socket without taking over the connection."""
     for name in ("getsockname", "getpeername", "family", "type"):
         getattr(HijackableSocket(exchange=exchange), name)
 

@@ -71,7 +71,7 @@ ALONE, BOTH = ["acme"], ["acme", "globex"]
 def test_a_tenant_is_parked_after_three_deaths(
     budget: CrashBudget, data_dir: Path, deaths: list[list[str]], parked: list[str]
 ) -> None:
-    """A death with several suspects counts partly for each; partial counts alone never park."""
+    """A death with several suspects counts partly for each; shares alone never park a tenant."""
     for suspects in deaths:
         budget.note(suspects, "the reason")
 
@@ -87,7 +87,7 @@ def test_old_deaths_do_not_count(budget: CrashBudget, data_dir: Path, clock: Clo
 
 
 def test_parking_again_lasts_longer(budget: CrashBudget, data_dir: Path, clock: Clock) -> None:
-    """A death long after parking counts at once; a death right after parking does not count."""
+    """A death right after parking does not count, and a later death parks the tenant again."""
     times = []
     for clock.now_s in (0.0, 1.0, 2.0, 3.0, 70.0, 200.0):
         budget.note(ALONE, "the reason")
@@ -175,7 +175,7 @@ def _heartbeat(row: Row) -> Any:
 def test_the_heartbeat_is_limited_to_a_few_per_second(
     heartbeat: Heartbeat, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The heartbeat file is touched at once, and then not at every turn of the main loop."""
+    """The first call touches the heartbeat file, and later calls only every `TOUCH_S`."""
     touched: list[float] = []
     monkeypatch.setattr(time, "monotonic", clock)
     monkeypatch.setattr(WorkerTmp, "notify", lambda _: touched.append(clock.now_s))
@@ -202,7 +202,7 @@ def test_all_tenants_in_flight_are_suspects(row: Row, heartbeat: Heartbeat) -> N
 def test_the_tenant_of_the_crashed_thread_is_blamed(
     row: Row, heartbeat: Heartbeat, *, is_build: bool
 ) -> None:
-    """If the thread has no request on the scoreboard, all tenants in flight are suspects."""
+    """The tenant of the crashed thread is the only suspect, if the thread is known."""
     row.enter(ACME, is_build=is_build)
     thread = threading.Thread(target=row.enter, args=(GLOBEX,))
     thread.start()
@@ -215,7 +215,7 @@ def test_the_tenant_of_the_crashed_thread_is_blamed(
 
 
 def test_a_tenant_being_built_is_the_only_suspect(row: Row, heartbeat: Heartbeat) -> None:
-    """Imports can end a process, whereas requests are in flight at any time."""
+    """A tenant that is being built is blamed instead of tenants with requests in flight."""
     row.enter(GLOBEX)
     cell = row.enter(ACME, is_build=True)
 
@@ -267,7 +267,7 @@ def test_the_busy_thread_of_a_frozen_worker_is_blamed(row: Row, heartbeat: Heart
 def test_a_frozen_worker_is_killed_at_the_timeout(
     row: Row, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tenant that ended a worker recently gets less time; without a culprit, gunicorn decides."""
+    """A tenant that has recently ended a worker may block the next worker for less time."""
     killed: list[tuple[object, ...]] = []
     monkeypatch.setattr("tenantry.server.heartbeat.os.kill", lambda *call: killed.append(call))
     monkeypatch.setattr("tenantry.server.heartbeat._busiest", lambda *_: threading.get_native_id())
@@ -291,7 +291,7 @@ def test_an_error_in_blaming_does_not_stop_the_master(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An error is logged, and the worker's row on the scoreboard is released."""
+    """An exception while blaming is logged, and the worker's scoreboard row is released."""
     row.enter(ACME)
     worker: TenantWorker = object.__new__(TenantWorker)
     worker.row, worker.tmp, worker.app = row, heartbeat, SimpleNamespace()

@@ -21,7 +21,7 @@ def _report() -> Iterator[CrashReport]:
 
 
 def _end_in_thread(report: CrashReport, act: Callable[[], object]) -> tuple[bool, int]:
-    """Run `act` in a child's thread; return whether the report names the thread, and exit code."""
+    """Run `act` in a child's thread. Return whether the report names it, and the exit code."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

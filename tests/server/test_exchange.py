@@ -1,4 +1,4 @@
-"""A request and its response: the head, the framing of the body, and what faults cost."""
+"""A request and its response: the head, the framing of the body, and faults of the app."""
 
 import logging
 import socket
@@ -147,12 +147,12 @@ def test_a_body_of_unknown_length_is_chunked() -> None:
 
 
 def test_an_empty_body_of_unknown_length_ends() -> None:
-    """A response without any bytes has its end."""
+    """A chunked response without any bytes ends with the last chunk."""
     assert b"0\r\n\r\n" == Answered(answering()).body
 
 
 def test_a_body_for_http_1_0_ends_with_the_connection() -> None:
-    """HTTP/1.0 knows no chunks."""
+    """A body of unknown length for an HTTP/1.0 client ends when the connection closes."""
     answered = Answered(answering(b"one", b"two"), is_http_1_0=True)
 
     assert (b"onetwo", "Connection: close") == (answered.body, answered.fields[-1])
@@ -187,14 +187,14 @@ def test_a_204_has_no_length() -> None:
 
 
 def test_bytes_beyond_the_length_are_dropped() -> None:
-    """What an app sends beyond its length would be read as another response."""
+    """Bytes beyond the `Content-Length` are not sent, because they would look like a response."""
     answered = Answered(answering(b"abc", b"def", b"ghi", headers=[("Content-Length", "4")]))
 
     assert (b"abcd", True) == (answered.body, answered.exchange.is_kept_alive)
 
 
 def test_a_short_body_ends_the_connection() -> None:
-    """If an app sends less than its length, only the end of the connection tells the client."""
+    """If an app sends fewer bytes than its `Content-Length`, the connection closes."""
     answered = Answered(answering(b"abc", headers=[("Content-Length", "4")]))
 
     assert (b"abc", False, True) == (
@@ -203,7 +203,7 @@ def test_a_short_body_ends_the_connection() -> None:
 
 
 def test_an_app_may_write() -> None:
-    """The `write` of PEP 3333 sends bytes before those of the body."""
+    """Bytes that an app passes to `write` (PEP 3333) come before the bytes of the body."""
 
     def app(_: object, start_response: Callable[..., Any]) -> list[bytes]:
         write = start_response("200 OK", [("Content-Length", "6")])
@@ -324,7 +324,7 @@ def test_a_cut_response_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_connection_error_of_the_app_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
-    """An error of a connection that the app opened itself is not the client's."""
+    """A `ConnectionError` from a connection that the app has opened becomes a 500."""
 
     def app(*_: object) -> Iterable[bytes]:
         raise ConnectionRefusedError("the database")
@@ -340,7 +340,7 @@ def test_a_connection_error_of_the_app_is_a_500(caplog: pytest.LogCaptureFixture
 def test_a_hijacked_connection_gets_nothing_more(
     caplog: pytest.LogCaptureFixture, end: type[BaseException] | None
 ) -> None:
-    """An app that takes the socket over answers itself, ends as it likes, and is not logged."""
+    """After an app has taken over the socket, the server sends nothing and logs no exception."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         environ["gunicorn.socket"].sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\nframe")

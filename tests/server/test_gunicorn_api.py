@@ -23,7 +23,7 @@ def _config(**settings: Any) -> Config:
 
 
 def test_the_installed_gunicorn_has_all_names() -> None:
-    """Nothing is missing in the installed version, with default settings."""
+    """The installed gunicorn has every name that the worker uses, with default settings."""
     assert ([], "") == (missing_names(), why_not_ours(_config()))
 
 
@@ -39,13 +39,13 @@ def test_a_missing_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", LENIENT_SETTINGS)
 def test_a_lenient_setting_is_not_for_this_worker(name: str) -> None:
-    """A setting that asks for what HTTP forbids has no effect on this worker."""
+    """With a setting that allows what HTTP forbids, gunicorn's own worker has to serve."""
     if name in Config().settings:
         assert f"{name} is set" == why_not_ours(_config(**{name: True}))
 
 
 def test_underscores_may_not_become_hyphens() -> None:
-    """`header_map = "dangerous"` lets a client forge headers of a proxy."""
+    """With `header_map = "dangerous"`, gunicorn's own worker has to serve."""
     assert "header_map is set" == why_not_ours(_config(header_map="dangerous"))
     assert "" == why_not_ours(_config(header_map="refuse"))
 
@@ -85,7 +85,7 @@ def test_gunicorns_worker_serves_instead(
 def test_a_missing_name_lets_gunicorns_worker_serve(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A gunicorn without a name that the worker uses serves by itself, with one warning."""
+    """If gunicorn lacks a name that the worker uses, gunicorn's own worker serves."""
     monkeypatch.setattr(gunicorn_api, "CLASSES", {Worker: ("planted",)})
     log = logging.getLogger("gunicorn.error")
 

@@ -120,7 +120,7 @@ def test_a_response_is_sent_while_its_request_runs() -> None:
 
 
 def test_several_leaders_in_a_row_may_be_stuck() -> None:
-    """As long as threads are left, each long request finds a successor for its leader."""
+    """While threads are free, another thread becomes the leader for each long request."""
     app = App()
     with looping(app) as (loop, connect):
         slow = [connect(SLOW) for _ in range(4)]
@@ -281,7 +281,7 @@ def test_a_worker_with_few_connections_accepts_at_once() -> None:
 
 
 def test_a_listener_without_clients_is_harmless(server: SteppedServer) -> None:
-    """A client that another worker has accepted, or that has disconnected, is no error."""
+    """It is not an error if another worker has accepted a client, or the client has left."""
     [fd] = server.loop._acceptor._listeners
 
     server.loop._accept(fd)

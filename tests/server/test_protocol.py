@@ -1,4 +1,4 @@
-"""What follows when bytes of a client arrive: each step of a request, without threads or clocks."""
+"""The steps of a request, from the bytes that a client sends, without threads or clocks."""
 
 import logging
 import socket
@@ -60,7 +60,7 @@ class SmallAdmission(OpenAdmission):
         return str(environ["PATH_INFO"].split("/")[1])
 
     def is_quick(self, environ: Any) -> bool:
-        """Whether the tenant's verdict needs no thread."""
+        """Whether `refusal` needs no thread for the tenant."""
         return environ["PATH_INFO"].split("/")[1] not in self.slow
 
     def refusal(self, environ: Any) -> Refusal | None:
@@ -120,7 +120,7 @@ def test_pipelined_requests_are_answered_in_order(server: SteppedServer) -> None
 
 
 def test_a_connection_serves_one_request_after_another(server: SteppedServer) -> None:
-    """A kept-alive connection says so, and serves the next request."""
+    """A response without `close` leaves the connection open for the next request."""
     client = server.connect()
     answers = [server.exchange(client, GET) for _ in range(3)]
 
@@ -188,7 +188,7 @@ def test_more_than_one_empty_line_is_refused(server: SteppedServer) -> None:
 def test_a_malformed_head_gets_one_answer_and_the_end(
     server: SteppedServer, admission: SmallAdmission, data: bytes, status: int
 ) -> None:
-    """A malformed request costs its connection, which says `close`, and nothing else."""
+    """A malformed request gets one response with `close`, and ends only its own connection."""
     client = server.connect(data + GET)
     answer = server.response(client)
 
@@ -201,7 +201,7 @@ def test_a_malformed_head_gets_one_answer_and_the_end(
 
 
 def test_a_refusal_to_head_has_no_body(server: SteppedServer) -> None:
-    """A refusal of a HEAD request names the request, and ends with its head."""
+    """A refusal of a HEAD request has a request ID and no body."""
     server.admission.by_head["acme"] = lambda: FORBIDDEN  # type: ignore[attr-defined]
     head = post(b"abc").replace(b"POST", b"HEAD")
     client = server.connect()
@@ -238,7 +238,7 @@ def test_an_incomplete_head_gets_408(server: SteppedServer) -> None:
 
 
 def test_drips_do_not_prolong_a_head(server: SteppedServer) -> None:
-    """A client that sends byte by byte has the same time for its head."""
+    """A client that sends its head byte by byte gets no additional time."""
     client = server.connect(GET[:1])
     [connection] = server.connections
     deadline = connection.deadline
@@ -303,7 +303,7 @@ def test_a_slow_body_gets_408(server: SteppedServer) -> None:
 
 
 def test_a_running_request_has_no_time_limit_of_the_client() -> None:
-    """A response that has waited for its client for a moment may continue without a time limit."""
+    """After a client has caught up with a response, its running request has no time limit."""
     go_on, is_read = threading.Event(), threading.Event()
 
     def streaming(_: object, start_response: Callable[..., object]) -> Iterator[bytes]:
@@ -377,7 +377,7 @@ def test_a_response_of_a_full_worker_makes_room_for_another_client() -> None:
 def test_a_worker_without_descriptors_closes_its_idlest_connections(
     server: SteppedServer,
 ) -> None:
-    """When the process runs out of descriptors, silent clients are closed for new clients."""
+    """If file descriptors run out, the worker closes idle connections to accept new clients."""
     silent = server.connect()
     server.loop._acceptor._lacks_until = server.loop.now + 2 * CLOSE_IDLE_AFTER_S
 
@@ -488,7 +488,7 @@ def test_a_malformed_chunked_body_gets_one_answer(
     assert is_closed(server, client)
 
 
-# -- the verdict on the head -----------------------------------------------------------------------
+# -- the decision on the head ----------------------------------------------------------------------
 
 
 def test_a_client_is_told_to_continue_after_the_verdict(server: SteppedServer) -> None:
@@ -536,7 +536,7 @@ def test_a_refused_body_that_is_here_keeps_the_connection(
 
 
 def test_a_slow_verdict_waits_in_a_thread(server: SteppedServer, admission: SmallAdmission) -> None:
-    """While a verdict waits in a thread, the leader serves other clients."""
+    """While a head check waits in a thread, the leader serves other clients."""
     go_on = threading.Event()
     admission.slow = {"slow"}
     admission.by_head["slow"] = lambda: (go_on.wait(DEADLINE_S) and None) or None
@@ -552,7 +552,7 @@ def test_a_slow_verdict_waits_in_a_thread(server: SteppedServer, admission: Smal
 def test_a_verdict_that_fails_costs_its_connection(
     server: SteppedServer, admission: SmallAdmission, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception of a verdict, in a thread or not, ends its connection and is logged once."""
+    """An exception in a head check, on any thread, ends the connection and is logged once."""
     admission.by_head["slow"] = lambda: pytest.fail("planted")
     for slow in (set[str](), {"slow"}):
         admission.slow = slow
@@ -584,7 +584,7 @@ def test_a_body_waits_for_room_in_the_budget(admission: SmallAdmission) -> None:
 
 
 def test_a_body_that_finds_no_room_gets_503(admission: SmallAdmission) -> None:
-    """A body that waits for `ROOM_TIMEOUT_S` gets 503 with `Retry-After`, and the end."""
+    """After `ROOM_TIMEOUT_S`, a waiting body gets 503 with `Retry-After` and `close`."""
     budget = SpoolBudget(memory_bytes=100, disk_bytes=100)
     with stepping(echo, admission, budget=budget) as server:
         client = server.connect(post(b"x" * 90))
@@ -780,7 +780,7 @@ def test_a_fault_in_a_step_costs_one_connection(
 def test_a_fault_at_a_time_limit_costs_one_connection(
     server: SteppedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception at the time limit of a connection does not keep others beyond their limits."""
+    """An exception at one connection's time limit does not affect the limits of others."""
     for _ in range(3):
         server.connect(GET[:5])
     first = server.connections[0]
@@ -816,7 +816,7 @@ def test_a_client_that_leaves_costs_no_log_line(
 
 
 def test_hooks_and_access_log_of_gunicorn_are_called() -> None:
-    """The hooks see each request and its response; an exception of a hook is logged only."""
+    """The hooks see each request and its response; an exception in a hook is only logged."""
     seen: list[Any] = []
 
     def pre(_: object, request: Any) -> None:
@@ -884,7 +884,7 @@ def test_a_worker_without_keepalive_closes_each_connection() -> None:
 
 
 def test_checks_go_to_the_worker(server: SteppedServer) -> None:
-    """The loop lets the worker show that it works, also without requests."""
+    """The loop calls `on_check` of the worker regularly, even without requests."""
     before = server.worker.checks
     server.check_in(10.0)
 

@@ -412,7 +412,7 @@ def test_hooks_and_gunicorns_access_log_work(folder: Path) -> None:
 def test_gunicorns_own_worker_serves_where_this_one_cannot(
     folder: Path, option: list[str], reason: str
 ) -> None:
-    """With TLS, or without a name of gunicorn, gunicorn's worker serves, with one warning."""
+    """With TLS, or if gunicorn lacks a needed name, gunicorn's worker serves and warns once."""
     (folder / "planted.py").write_text(
         "from gunicorn.workers.base import Worker\n"
         "from tenantry.server import gunicorn_api\n"
@@ -643,7 +643,7 @@ def test_the_heartbeat_continues_while_the_host_loads() -> None:
 
 
 def test_a_worker_whose_threads_are_stuck_gives_up(caplog: pytest.LogCaptureFixture) -> None:
-    """If every thread has a request that hangs, the worker ends, and says so."""
+    """If every thread has a request that hangs, the worker logs the fact and ends."""
     worker: Any = object.__new__(TenantWorker)
     worker.cfg, worker.alive, worker._is_given_up = SimpleNamespace(threads=4), True, False
     worker._next_stuck_look, worker.notify = 0.0, lambda: None

@@ -2,9 +2,9 @@
 
 The tables in `cases/` use the short names of this module. A case states what the specifications
 say, not what a server does today. Where a specification allows several answers, the case lists all
-of them. Where a specification allows a lenient and a strict reading of bytes that another server
-can read differently, only the strict reading is correct, because the difference lets a client
-smuggle a request past a proxy.
+of them. Where a specification allows a strict and a lenient reading, only the strict reading is
+correct if another server can read the bytes differently: the difference lets a client smuggle a
+request past a proxy.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class End(Enum):
     OPEN = "open"
     """The server answers another request on the connection."""
     CLOSED = "closed"
-    """The server announced the close, unless the client has closed its side, and closed."""
+    """The server closed, and announced the close unless the client had closed its side."""
     CUT = "cut"
     """The server closed in the middle of a response, because the rest does not exist."""
 

@@ -1,9 +1,9 @@
 """Sends the cases of the wire corpus to a server, and judges the answers.
 
 No step sleeps. Between two segments, another connection sends a whole request and reads the
-response, so that the server has had time to read the first segment. Whether a connection is still
-open is decided by one more request: a server that waits for more of the previous request does not
-answer the probe.
+response, so that the server has had time to read the first segment. One more request, the probe,
+shows whether a connection is still open: a server that waits for more bytes of the previous request
+does not answer the probe.
 """
 
 import contextlib

@@ -70,7 +70,7 @@ def _mount(prefix: str) -> Mount:
 
 
 class _App:
-    """The tenants, mounted as the host mounts them, and the admission of their worker."""
+    """The tenants, mounted as in the host, and the admission of their worker."""
 
     def __init__(self) -> None:
         router = Router(fallback=_root)

@@ -53,14 +53,14 @@ def test_a_response_is_read_to_its_end(data: bytes, body: bytes) -> None:
     ],
 )
 def test_a_malformed_response_is_an_error(data: bytes) -> None:
-    """Bytes that RFC 9112 does not describe are no response."""
+    """The reader raises an error for bytes that RFC 9112 does not describe."""
     with pytest.raises(MalformedResponseError):
         _read(data)
 
 
 @pytest.mark.parametrize("data", [WHOLE[:5], WHOLE[:-1]])
 def test_a_cut_response_is_an_error(data: bytes) -> None:
-    """A response that ends too early is no response."""
+    """The reader raises an error for a response that ends too early."""
     with pytest.raises(CutResponseError):
         _read(data)
 
@@ -131,7 +131,7 @@ def test_a_harmful_answer_is_found(data: bytes) -> None:
 
 
 def test_a_request_that_took_the_turn_of_no_tenant_is_found() -> None:
-    """A request of a tenant that was admitted without a tenant is a failure."""
+    """A request that was admitted without a tenant but reached a tenant is a failure."""
     report = Report()
 
     assert "" != find_problem(MUTANT, _answer("n000000001a", admitted=""), report)

@@ -1,4 +1,4 @@
-"""Tenantry beside the servers and setups that people would pick instead, in one table.
+"""Compares Tenantry with the servers and setups that people would use instead, in one table.
 
     python tests/bench/beside [--quick] [--pictures FOLDER]
 
@@ -14,10 +14,10 @@ side says otherwise. waitress has one process and no access log.
   wrk's clients, because wrk does not count a client that never gets a response.
 - Growth: start and memory with 10 and 100 tenants, and for sides with all tenants in one process
   also with 1,000 and 10,000. A side with a process per tenant has 1 worker of 8 threads for each
-  tenant. The other sides have 2 workers. The start ends with the first response of the last tenant.
-  Memory is the proportional set size of all processes, once before further requests and once after
-  two requests to each tenant (one request with 10,000 tenants). A worker of Tenantry keeps at most
-  1,000 apps built.
+  tenant. The other sides have 2 workers. The measured start ends with the first response of the
+  last tenant. Memory is the proportional set size of all processes, once before further requests
+  and once after two requests to each tenant (one request with 10,000 tenants). A worker of Tenantry
+  keeps at most 1,000 apps built.
 - Changes, with 10 tenants: the time from a new tenant file to the tenant's first response,
   including the reload that a side needs. After that, one tenant's file changes, and keep-alive
   clients count failed requests and the longest wait. A side with one app reloads its app. If the
@@ -61,8 +61,7 @@ class Plan:
     """The number and the length of the measurements of a run."""
 
     starts: int
-    """How often all sides start for the sweeps, because each start changes the cost by some
-    percent."""
+    """Number of times that all sides start, because each start changes the cost by some percent."""
     sweeps: int
     seconds: int
     """Number of seconds in a window of load."""

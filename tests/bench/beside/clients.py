@@ -94,7 +94,7 @@ class Visitor:
     failures: list[str] = field(default_factory=list)
     """Each attempt without a 201, and each kept connection that ended before the response."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Ends the attempts of a request that does not succeed."""
+    """When set, ends the attempts of a request that does not succeed."""
     _connection: Connection | None = None
 
     def visit(self) -> None:

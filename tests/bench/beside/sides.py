@@ -1,4 +1,4 @@
-"""What people would pick: how each side starts, takes a new tenant and takes a changed tenant."""
+"""The compared servers: how each side starts, adds a tenant and applies a changed tenant file."""
 
 import signal
 import sys

@@ -23,7 +23,7 @@ class Table:
     """All figures of a run."""
 
     reference: str
-    """The side beside which another side is called better."""
+    """The side with which the other sides are compared."""
     rows: Sequence[Row]
     """All rows in the order of the table. The table leaves out a row without figures."""
     figures: dict[Row, dict[str, list[float]]] = field(default_factory=dict)

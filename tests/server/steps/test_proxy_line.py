@@ -60,7 +60,7 @@ LINES: list[tuple[str, bytes, dict[str, str]]] = [
 
 @pytest.mark.parametrize(("version", "line", "facts"), LINES)
 def test_a_line_tells_the_client(version: str, line: bytes, facts: dict[str, str]) -> None:
-    """The line gives the environ keys of its connection, and leaves the first request."""
+    """A PROXY line sets environ keys, and the bytes after it are the first request."""
     for mode in (version, "auto"):
         connection = new_connection(line + b"GET")
 
@@ -72,7 +72,7 @@ def test_a_line_tells_the_client(version: str, line: bytes, facts: dict[str, str
 
 @pytest.mark.parametrize(("version", "line", "_"), LINES)
 def test_a_line_may_arrive_byte_by_byte(version: str, line: bytes, _: object) -> None:
-    """Each beginning of a line waits for the rest."""
+    """The server waits for the rest of an incomplete PROXY line."""
     for end in range(len(line)):
         connection = new_connection(line[:end])
 
@@ -104,7 +104,7 @@ def test_a_line_may_arrive_byte_by_byte(version: str, line: bytes, _: object) ->
     ],
 )
 def test_a_malformed_or_missing_line_is_refused(line: bytes) -> None:
-    """The server does not guess the address of a client."""
+    """A malformed or missing PROXY line gets 400, because an address must not be guessed."""
     with pytest.raises(BadRequestError) as caught:
         read_proxy_line(new_connection(line), template())
 
@@ -113,14 +113,14 @@ def test_a_malformed_or_missing_line_is_refused(line: bytes) -> None:
 
 @pytest.mark.parametrize(("mode", "line"), [("v1", V2), ("v2", V1)])
 def test_the_other_version_is_refused(mode: str, line: bytes) -> None:
-    """A listener reads the version that it is set to."""
+    """A listener for one version of the PROXY protocol refuses lines of the other version."""
     with pytest.raises(BadRequestError):
         read_proxy_line(new_connection(line), template(mode))
 
 
 @pytest.mark.parametrize("line", [V1, V2])
 def test_a_stranger_may_not_send_a_line(line: bytes) -> None:
-    """A line of a peer that is not trusted gets 403."""
+    """A PROXY line from a peer that is not trusted gets 403."""
     connection = new_connection(line)
 
     with pytest.raises(BadRequestError) as caught:

@@ -57,7 +57,7 @@ def test_a_body_without_bytes_is_complete(spool: Spool) -> None:
 
 
 def test_a_body_without_room_takes_nothing() -> None:
-    """Without room in the budget, the bytes stay with the connection."""
+    """If the budget is used up, a body takes no bytes from the connection's buffer."""
     budget = SpoolBudget(memory_bytes=2, disk_bytes=2)
     spool = Spool(budget, "acme")
     bodies = LengthBody(spool, 5), ChunkedBody(spool, None)
@@ -133,7 +133,7 @@ def test_a_malformed_chunk_is_refused(spool: Spool, data: bytes) -> None:
 def test_a_chunk_beyond_the_maximum_is_refused_at_its_first_line(
     spool: Spool, data: bytes, is_too_large: bool
 ) -> None:
-    """The size of a chunk counts before its bytes arrive."""
+    """A chunk that is too large is refused before its bytes arrive."""
     body = ChunkedBody(spool, 8)
 
     if is_too_large:
@@ -144,7 +144,7 @@ def test_a_chunk_beyond_the_maximum_is_refused_at_its_first_line(
 
 
 def test_tiny_chunks_are_refused_when_they_are_mostly_framing(spool: Spool) -> None:
-    """A megabyte of framing for a few bytes of body would keep the leader busy."""
+    """A body that consists mostly of framing is refused, because decoding it takes long."""
     body = ChunkedBody(spool, None)
     chunk = b"1;%s\r\na\r\n" % (b"x" * 1000)
 

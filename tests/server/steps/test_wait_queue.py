@@ -67,7 +67,7 @@ def test_a_tenant_that_may_not_run_holds_up_no_other() -> None:
 
 
 def test_a_waiting_tenant_is_known() -> None:
-    """The queue knows which tenants wait, so that a later request does not overtake."""
+    """The queue lists the tenants with waiting requests, so that no later request overtakes."""
     queue = _queue("a1")
     before = "a" in queue.tenants, "g" in queue.tenants
     list(queue.ready(lambda _: True))
@@ -100,7 +100,7 @@ def test_a_pausing_tenant_is_due_when_its_pause_ends() -> None:
 
 
 def test_the_queue_of_each_tenant_is_bounded() -> None:
-    """One tenant's full queue does not fill another tenant's."""
+    """If the queue of one tenant is full, another tenant can still add requests."""
     queue = WaitQueue[int]()
 
     added = [queue.add("a", number, NOW) for number in range(MAX_WAITING + 1)]

@@ -66,7 +66,7 @@ LISTS = (
         "RFC 9110 §7.6.1",
         (get(b"/a", b"Connection: host, cookie", b"Cookie: a=1"),),
         (ok(Seen(path="/a", environ={"HTTP_HOST": "acme.test"})), *REFUSED),
-        "A server that is no proxy does not lose fields that Connection names.",
+        "A server that is not a proxy keeps the fields that Connection names.",
     ),
     _old("keep-alive", b"Connection: keep-alive", end=EITHER),
     _old("keep-alive-in-other-case", b"Connection: Keep-Alive", end=EITHER),
@@ -178,7 +178,7 @@ PIPELINING = (
         "RFC 9112 §9.3.2",
         (_NEXT + b"GET /par", HALF_CLOSE),
         (ok(Seen(path="/next"), end=CLOSED), ok_then(Seen(path="/next"), 400)),
-        "An incomplete request is not answered, and ends no earlier one.",
+        "An incomplete request is not answered, and does not affect an earlier one.",
     ),
     Case(
         "pipeline-too-long-line",

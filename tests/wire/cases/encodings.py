@@ -1,7 +1,7 @@
 """Transfer-Encoding, alone and beside Content-Length: request smuggling (RFC 9112 §6 and §11.2).
 
-Each case that is rejected contains a second request. A server that reads the framing in another way
-answers it.
+Each case that is rejected contains a second request. A server that reads the framing differently
+answers the second request.
 """
 
 from case import CLOSED, REFUSED, Case, Seen, get, lines, ok, post, refused
@@ -81,7 +81,7 @@ BOTH = (
         "RFC 9112 §6.3",
         (post(b"Content-Length: 5", b"Transfer-Encoding: identity", body=b"hello"),),
         _CODING,
-        "Content-Length is never a second choice beside Transfer-Encoding.",
+        "Content-Length is never used beside Transfer-Encoding.",
     ),
     Case(
         "both-te-empty",
@@ -151,7 +151,7 @@ CODINGS = (
     _te(
         "gzip-then-chunked",
         b"Transfer-Encoding: gzip, chunked",
-        why="A server that does not decode gzip SHOULD say 501. The app would get gzip data.",
+        why="A server that does not decode gzip SHOULD send 501. The app would get gzip data.",
     ),
     _te("empty", b"Transfer-Encoding:", why=_FINAL),
     _te("prefix", b"Transfer-Encoding: xchunked", why=_SAME),

@@ -94,7 +94,7 @@ EXPECTATIONS = (
         "RFC 9110 §10.1.1",
         (post(_EXPECT, b"Content-Length: 5", target=b"/unread"), AWAIT_CONTINUE, b"hello"),
         (ok(Seen(path="/unread"), end=CLOSED), _with_100(Seen(path="/unread"), end=EITHER)),
-        "After a final response instead of 100, nobody knows whether the body comes: close.",
+        "After a final response instead of 100, the client may omit the body, so close.",
     ),
     Case(
         "expect-malformed-request",

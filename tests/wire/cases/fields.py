@@ -149,10 +149,15 @@ ENVIRON = (
     _environ(
         "wsgi-key",
         b"wsgi.url_scheme: https",
-        why="A name is no key.",
+        why="A field name is not an environ key.",
         **{"wsgi.url_scheme": "http"},
     ),
-    _environ("https", b"HTTPS: on", why="A name is no key.", **{"wsgi.url_scheme": "http"}),
+    _environ(
+        "https",
+        b"HTTPS: on",
+        why="A field name is not an environ key.",
+        **{"wsgi.url_scheme": "http"},
+    ),
     _environ(
         "forwarded-scheme",
         b"X-Forwarded-Proto: https",
@@ -206,7 +211,7 @@ REPEATED = (
             ok(Seen(environ={"CONTENT_TYPE": "text/html"})),
             *REFUSED,
         ),
-        "One of the two, never a mixture.",
+        "The app gets one of the two values, never a mixture.",
     ),
     Case(
         "repeated-authorization",

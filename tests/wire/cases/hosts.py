@@ -3,7 +3,7 @@
 from case import CLOSED, DECLINED, HOST, Case, Seen, get, lines, ok, with_header
 
 _LINE = b"GET / HTTP/1.1"
-_MUST = "RFC 9112 §3.2 says MUST respond with 400."
+_MUST = "RFC 9112 §3.2: the server MUST respond with 400."
 
 
 def _good(name: str, value: bytes) -> Case:
@@ -16,7 +16,7 @@ def _bad(name: str, *fields: bytes) -> Case:
 
 
 def _odd(name: str, value: bytes, why: str) -> Case:
-    """Return a case with a value that the grammar allows and no host has."""
+    """Return a case with a value that the grammar allows but that no real host has."""
     sent = (get(host=b"Host: " + value),)
     answers = (ok(with_header("HOST", value.decode())), *DECLINED)
     return Case(f"host-{name}", "RFC 3986 §3.2.2", sent, answers, why)
@@ -32,7 +32,7 @@ CASES = (
     _good("upper-case", b"ACME.Test"),
     _good("trailing-dot", b"acme.test."),
     _good("underscore", b"my_service:8000"),
-    _odd("empty", b"", "Right for a target without an authority; names no tenant."),
+    _odd("empty", b"", "Valid for a target without an authority; names no tenant."),
     _odd("percent", b"acme%2etest", "A registered name may contain escapes."),
     _odd("comma", b"acme.test,globex.test", "A registered name may contain a comma."),
     _odd("large-port", b"acme.test:99999", "The grammar does not limit a port."),

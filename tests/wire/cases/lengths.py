@@ -61,7 +61,7 @@ RIGHT = (
         "RFC 9110 §8.6",
         (post(b"Content-Length: 010", body=b"0123456789"),),
         (ok(Seen(body=b"0123456789")), *REFUSED),
-        "Ten bytes, not eight.",
+        "The length is ten bytes, not eight.",
     ),
     Case(
         "length-of-get",
@@ -108,7 +108,7 @@ RIGHT = (
     ),
 )
 
-_INT = "int() of Python accepts it."
+_INT = "Python's int() accepts this length."
 _WHITESPACE = "str.strip() of Python removes this byte."
 
 INVALID = (
@@ -167,7 +167,7 @@ INVALID = (
         "RFC 9112 §6.3",
         (get(b"/", b"Content-Length: -1"),),
         REFUSED,
-        "The server does not ignore framing because a method has no body.",
+        "The server reads the framing even if the method usually has no body.",
     ),
 )
 
@@ -202,7 +202,7 @@ INCOMPLETE = (
         "RFC 9112 §8",
         (post(b"Content-Length: 5", body=b"hel"), HALF_CLOSE),
         (*REFUSED_OR_NO_ANSWER, *refused(408)),
-        "An incomplete body is no body: the app must not take it for a whole one.",
+        "The app must not take an incomplete body for a complete body.",
     ),
     Case(
         "length-none-arrives",

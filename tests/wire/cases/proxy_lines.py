@@ -151,7 +151,7 @@ WRONG = (
     _line("108-bytes", b"PROXY UNKNOWN " + b"x" * 92, "A line has at most 107 bytes with CRLF."),
     _wrong("bare-lf", b"PROXY TCP4 192.0.2.7 198.51.100.1 5555 80\n"),
     _wrong("bare-cr", b"PROXY TCP4 192.0.2.7 198.51.100.1 5555 80\r"),
-    _wrong("two-lines", _TCP4 + _TCP4, "The second line is no request line."),
+    _wrong("two-lines", _TCP4 + _TCP4, "The second line is not a request line."),
     _wrong(
         "version-2", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01\x15\xb3\0\x50"
     ),

@@ -1,4 +1,4 @@
-"""Request lines: methods, versions, line ends, and bytes that are no HTTP/1.1 at all."""
+"""Request lines: methods, versions, line ends, and bytes that are not HTTP/1.1."""
 
 from case import (
     CLOSED,
@@ -104,7 +104,7 @@ VERSIONS = (
         "RFC 9112 §3",
         (lines(b"GET /x/"),),
         REFUSED,
-        "HTTP/0.9 has no version, and is no longer HTTP.",
+        "HTTP/0.9 requests have no version, and are obsolete.",
     ),
     Case(
         "version-missing-half-close",
@@ -133,7 +133,7 @@ VERSIONS = (
     _version("backslash", b"HTTP\\1.1"),
 )
 
-_BARE_LF = "RFC 9112 §2.2 allows a bare LF, but a proxy that does not sees one long line."
+_BARE_LF = "RFC 9112 §2.2 allows a bare LF, but a proxy that rejects it sees one long line."
 
 
 def _bare(name: str, data: bytes, why: str = _BARE_LF) -> Case:
@@ -209,7 +209,7 @@ OTHER_PROTOCOLS = (
         "RFC 9112 §5",
         (lines(_LINE, _LINE, HOST),),
         REFUSED,
-        "The second line has no colon, so it is no field.",
+        "The second line has no colon, so it is not a field.",
     ),
 )
 

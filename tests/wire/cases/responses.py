@@ -1,4 +1,4 @@
-"""Responses: bodies that must not exist, framing, Date, and apps that break their own promises."""
+"""Responses: bodies that must not exist, framing, Date, and bodies that contradict headers."""
 
 from case import CLOSED, EITHER, HOST, Answer, Case, End, Seen, Sent, get, lines, ok, post
 
@@ -26,7 +26,7 @@ def _head(target: bytes) -> Sent:
 
 _NO_BODY = "Body bytes would be read as the next response."
 _CUT_ANSWER = Answer((), frozenset({End.CUT}))
-_SHORTER = "The server cannot send what it has promised, so only a close is left."
+_SHORTER = "The server cannot send the declared bytes, so it closes the connection."
 
 BODILESS = (
     _case(
@@ -45,7 +45,7 @@ BODILESS = (
         "RFC 9110 §9.3.2",
         (lines(b"HEAD / HTTP/1.1", HOST, b"Content-Length: 5") + b"hello",),
         _answer(200),
-        why="The body is read, so the connection is in step.",
+        why="The body has been read, so the connection can continue.",
     ),
     _case("204", "RFC 9110 §15.3.5", (get(b"/204"),), _answer(204, lacks=_FRAMING), why=_NO_BODY),
     _case("304", "RFC 9110 §15.4.5", (get(b"/304"),), _answer(304, has=("etag",)), why=_NO_BODY),

@@ -1,9 +1,8 @@
 """Sizes and segments of heads.
 
 The contract limits the request line to 8,190 bytes (414), each of 100 fields to 8,190 bytes, and
-the whole head to 64 KiB (431). Whether a limit includes a line's CRLF is open, so the cases keep
-away from the limit by more than two bytes, except for the request line, which is counted without
-CRLF.
+the whole head to 64 KiB (431). The contract does not say whether a limit includes a line's CRLF, so
+sizes differ from the limit by more than two bytes. Only the request line is counted without CRLF.
 """
 
 from case import (
@@ -121,7 +120,7 @@ _WHOLE = get(b"/a?b=c", b"X-A: b")
 
 
 def _segments(name: str, *sent: bytes, seen: tuple[Seen, ...] = (Seen(path="/a"),)) -> Case:
-    return Case(f"segment-{name}", "RFC 9112 §2.2", sent, (ok(*seen),), "TCP has no messages.")
+    return Case(f"segment-{name}", "RFC 9112 §2.2", sent, (ok(*seen),), "TCP is a stream.")
 
 
 SEGMENTS = (
@@ -164,7 +163,7 @@ SEGMENTS = (
         "RFC 9112 §2.2",
         (b"GET /a HTTP/1.1\r\nHost: acme.test", b"\n\r\n"),
         refused(400),
-        "A bare LF stays one, wherever a segment ends.",
+        "A bare LF stays a bare LF, wherever a segment ends.",
     ),
     Case(
         "segment-half-close-after-pieces",

@@ -69,8 +69,8 @@ ORIGIN = (
     _lenient("quote", b'/"a"', '/"a"'),
     _lenient("caret-and-backtick", b"/^`", "/^`"),
     _lenient("square-brackets", b"/[a]", "/[a]"),
-    _lenient("fragment", b"/a#b", "/a", "A fragment is no part of a target."),
-    _lenient("fragment-with-path", b"/a#/../b", "/a", "A fragment is no part of a target."),
+    _lenient("fragment", b"/a#b", "/a", "A fragment is not part of a target."),
+    _lenient("fragment-with-path", b"/a#/../b", "/a", "A fragment is not part of a target."),
 )
 
 MALFORMED = (
@@ -124,7 +124,7 @@ ABSOLUTE = (
         "RFC 9110 §4.2.4",
         (get(b"http://acme.test@globex.test/a"),),
         (ok(Seen(path="/a", environ={"HTTP_HOST": "globex.test"})), *DECLINED),
-        "The text before '@' is no host name.",
+        "The text before '@' is not a host name.",
     ),
     Case(
         "absolute-https",
@@ -134,7 +134,7 @@ ABSOLUTE = (
             ok(Seen(path="/a", environ={"HTTP_HOST": "globex.test"})),
             *declined(400, 421),
         ),
-        "Right behind a proxy that terminates TLS; otherwise 421.",
+        "Correct behind a proxy that terminates TLS; otherwise, 421 is correct.",
     ),
     Case(
         "absolute-other-scheme",
@@ -181,7 +181,7 @@ def _connect(name: str, *sent: bytes, why: str = "") -> Case:
 _TUNNEL = lines(b"CONNECT acme.test:443 HTTP/1.1", b"Host: acme.test:443")
 
 CONNECT = (
-    _connect("authority", _TUNNEL, why="The server is no tunnel, so no 2xx response is right."),
+    _connect("authority", _TUNNEL, why="The server is not a tunnel, so a 2xx is wrong."),
     _connect("path", lines(b"CONNECT / HTTP/1.1", b"Host: acme.test")),
     _connect("no-port", lines(b"CONNECT acme.test HTTP/1.1", b"Host: acme.test")),
     _connect("absolute", lines(b"CONNECT http://acme.test/ HTTP/1.1", b"Host: acme.test")),
@@ -189,7 +189,7 @@ CONNECT = (
     _connect(
         "then-request",
         _TUNNEL + get(b"/tunnelled"),
-        why="Bytes after CONNECT are data of the tunnel that the client hopes for, no request.",
+        why="Bytes after CONNECT are data of the expected tunnel, and not a request.",
     ),
     _connect(
         "http-1.0-keep-alive",
