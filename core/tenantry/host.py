@@ -129,8 +129,8 @@ class Host:
 
     def _mark_operators(self, environ: "WSGIEnvironment") -> None:
         """Mark a request on the operators' listener under gunicorn's own worker."""
-        # The connection tells the listener, because on a Unix socket, `SERVER_PORT` comes from the
-        # `Host` header.
+        # The socket's own address identifies the listener, because on a Unix socket, `SERVER_PORT`
+        # comes from the `Host` header.
         connection = environ.get("gunicorn.socket")
         if connection is not None and self.is_operators_listener(connection.getsockname()):
             environ[IS_FOR_OPERATORS] = True
@@ -371,7 +371,7 @@ class Host:
         return self.report.statuses()
 
     def count_held_threads(self) -> int:
-        """Return the number of threads that run a request of an app that hangs."""
+        """Return the number of threads whose request hangs in its app."""
         return self.resources.watchdog.held_threads()
 
     def _in_flight(self) -> Mapping[str, int]:

@@ -59,7 +59,7 @@ Parsing 8,000 bytes would take 26 ms.
 def prefers_html(accept: str) -> bool:
     """Whether a client prefers HTML to JSON (RFC 9110 §12.5.1).
 
-    JSON wins if both have the same quality, as in `*/*`.
+    JSON takes precedence if both have the same quality, as in `*/*`.
     """
     if accept in ("", "*/*") or len(accept) > MAX_ACCEPT_BYTES:
         return False

@@ -4,7 +4,7 @@ The reader accepts only what RFC 9110 and RFC 9112 allow: a lenient reader and a
 disagree about where a request ends, and then one client gets another client's response.
 
 The reader consists of a few regular expressions, because they are faster than a parser in C that
-calls Python for each field: 1.1 µs for a head with one field and 5.4 µs for a browser's head, where
+calls Python for each field: 1.1 µs for a head with one field, and 5.4 µs for a browser's head.
 httptools 0.9 takes 1.7 µs and 7.4 µs, and gunicorn's own parser 21 µs and 53 µs (2026-12, one
 processor).
 """

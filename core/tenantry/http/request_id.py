@@ -1,4 +1,4 @@
-"""IDs of requests whose clients have sent none."""
+"""Creates IDs for requests whose clients have sent none."""
 
 import random
 

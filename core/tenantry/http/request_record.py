@@ -20,7 +20,7 @@ _TRACE = re.compile(
 
 
 class ClientConnection(Protocol):
-    """What the layers may know of the connection of a request's client, and do with it."""
+    """The connection of a request's client, as far as the WSGI layers may use it."""
 
     sent_bytes: int
     """Bytes that were sent to the client."""
@@ -60,7 +60,7 @@ class RequestRecord:
     # `Accounting` sets the following attributes at the end of the request.
     method = ""
     path = ""
-    """The path as in the WSGI environ: without the query, and bytes as latin-1 (PEP 3333)."""
+    """The path as in the WSGI environ: without the query, and decoded as latin-1 (PEP 3333)."""
     endpoint = ""
     """The Flask endpoint that the request matched."""
     client = ""
@@ -74,7 +74,7 @@ class RequestRecord:
     bytes_in = 0
     """Bytes of the request body that were read."""
     bytes_out = 0
-    """Bytes of the response body that were handed to the server."""
+    """Bytes of the response body that were passed to the server."""
     wall_ns = 0
     processor_ns = 0
     """CPU time of the request's thread."""

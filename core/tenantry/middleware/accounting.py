@@ -1,4 +1,4 @@
-"""Accounting: runs the request that the router has found, and settles its record exactly once.
+"""Accounting: runs each routed request, and settles the record of the request exactly once.
 
 `Accounting` is the outermost layer of the host, so `Accounting` also counts requests that a mount
 or a layer refuses. A request counts once, when the server closes the body of the response, even if
@@ -190,7 +190,7 @@ def _check_unanswered(record: RequestRecord) -> None:
         ResponseCutError: the client already has a 504.
     """
     if not record.claim_answer("app"):
-        raise ResponseCutError("the deadline was answered with 504")
+        raise ResponseCutError("the client already has a 504")
 
 
 class _Input:

@@ -115,7 +115,7 @@ class _Response(ClosingBody):
             raise RuntimeError("start_response was called twice")
         self._environ[ENDPOINT] = matched_endpoint(self._environ)
         checked, self._declared_bytes = _checked(status, headers)
-        # A copy, because the app could change the headers after the check.
+        # Copy the headers, because the app could change the list after the check.
         self._head = status, checked
         return self._written.append
 
@@ -184,7 +184,7 @@ class _Response(ClosingBody):
         raise ResponseCutError("the body is shorter than its Content-Length")
 
     def _drop_body(self) -> None:
-        # A new list, because a thread of the app may still write to the old list.
+        # Create a new list, because a thread of the app may still write to the old list.
         self._written = []
         self._chunks = iter(())
 

@@ -29,8 +29,7 @@ ORIGIN_WIDE = frozenset({
     # These headers control what the browser stores: Clear Site Data, RFC 2965, Shared Storage, RFC
     # 9875
     "clear-site-data", "set-cookie2", "shared-storage-write", "cache-group-invalidation",
-    # These headers tell whether the visitor is signed in: Login Status and its former names, Device
-    # Bound Sessions
+    # These headers report whether the visitor is signed in: Login Status, Device Bound Sessions
     "login-status", "set-login", "idp-signin-status", "secure-session-registration",
     "secure-session-challenge", "sec-session-registration", "sec-session-challenge",
     # These headers control what the browser reports about the visitor: Network Error Logging,
@@ -38,8 +37,7 @@ ORIGIN_WIDE = frozenset({
     "nel", "report-to", "observe-browsing-topics", "attribution-reporting-register-source",
     "attribution-reporting-register-trigger", "attribution-reporting-register-os-source",
     "attribution-reporting-register-os-trigger",
-    # These headers control which scripts and processes serve pages: Service Workers, HTML and its
-    # former name
+    # These headers control which scripts and processes serve pages: Service Workers, HTML
     "service-worker-allowed", "origin-agent-cluster", "origin-isolation",
 })  # fmt: skip
 """Response headers that act on a whole origin, or on all its later requests, and therefore on other

@@ -1,8 +1,9 @@
 """The edge: finds the app that answers a request, before a thread runs the request.
 
-`Edge` reads the forwarded headers of trusted proxies, gives each request an ID, refuses requests
-with a missing or malformed `Host`, refuses `CONNECT`, drops headers that a client may not set,
-separates the operators' listener from the tenants' listener, and asks the router for the mount.
+`Edge` reads the forwarded headers of trusted proxies, and gives each request an ID. It refuses
+`CONNECT`, and requests with a missing or malformed `Host`, and drops headers that a client may not
+set. Then `Edge` separates the operators' listener from the tenants' listener, and asks the router
+for the mount.
 """
 
 import re

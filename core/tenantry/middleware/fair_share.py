@@ -56,7 +56,7 @@ class FairShare:
     Args:
         threads: number of requests that the server runs at once in this process. If `threads` is
             None, every request is admitted.
-        clock: seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, threads: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +64,7 @@ class FairShare:
         self._clock = clock
         self._use: dict[str, _Use] = {}
         self._total = _NO_USE
-        # Contains tenants that were heavy at the end of a request.
+        # The end of the pause of each tenant that was heavy at the end of its last request.
         self._pauses_until: dict[str, float] = {}
 
     def admits(self, tenant: str, own: int, in_flight: int, busy: int) -> bool:

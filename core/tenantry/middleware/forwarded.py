@@ -39,7 +39,7 @@ class ForwardedHeaders:
         self._believed = frozenset(believed)
 
     def apply(self, environ: "WSGIEnvironment") -> None:
-        """Replace the client's address, scheme, host, port and prefix by the forwarded values.
+        """Replace the client's address, scheme, host, port and prefix with the forwarded values.
 
         The method does not check the host, the port, the prefix and the scheme. On the operators'
         listener, the host name is not replaced, because a script on a website can send

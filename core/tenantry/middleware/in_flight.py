@@ -1,9 +1,9 @@
 """The requests in flight of one process: which tenant may run another request, and what runs now.
 
 A request enters when the request may run, and leaves exactly once, when the server closes its
-response. The record of a request is in memory that all processes share, and names the tenant, so
-that limits hold for a whole host, and the master knows what ran in a worker that died. The counts
-belong to the tenant's name, so a new instance does not reset them.
+response. The scoreboard also shows each request and its tenant, in memory that all processes of the
+host share. Limits therefore hold for the whole host, and the master knows what ran in a dead
+worker. The counts belong to the tenant's name, so a new instance does not reset them.
 """
 
 import sys
@@ -30,8 +30,8 @@ BUSY = ProblemResponse(
 )
 
 LONG_NS = 5_000_000
-"""Minimum nanoseconds of a long request: the time after which a server's loop waits no longer for a
-request."""
+"""Duration in nanoseconds from which a request counts as long: the longest time that a request may
+keep the loop of a server waiting."""
 
 OFTEN_LONG = 0.3
 """Share of long requests from which a tenant's next request is not expected to be short."""

@@ -42,7 +42,7 @@ microseconds, but for longer if the process is stopped (`SIGSTOP`) or gets no pr
 
 LOCK_PAUSE_S = 1.0
 """Seconds for which a process admits a tenant's requests without counting them, after the process
-has waited for the lock in vain. Otherwise, a stopped process would delay each request."""
+has failed to get the lock. Otherwise, a stopped process would delay each request."""
 
 POLL_S = 0.0002
 """Seconds between two attempts to get the file lock."""
@@ -293,7 +293,7 @@ def _delete_old_files(folder: Path) -> None:
 
 
 def _delete_if_old(path: Path) -> None:
-    """Delete a file, unless the longest of its rates may still count requests in it."""
+    """Delete a file, unless its longest rate may still count requests in the file."""
     with path.open("r+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         pages = range(0, os.fstat(file.fileno()).st_size, _PAGE_BYTES)

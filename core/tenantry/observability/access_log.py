@@ -1,7 +1,7 @@
 """The access log: one line for each request that has ended.
 
 `AccessLog` formats its lines itself, because `logging` and structlog take eight times as long. In a
-process that serves, the thread of `STDERR` formats and writes the lines, off the request's path.
+process that serves, the thread of `STDERR` formats and writes the lines, so that no request waits.
 
 - A line contains the path, but not the query or the headers, because queries contain tokens, search
   terms and addresses.

@@ -18,8 +18,7 @@ ROWS = 128
 """Maximum number of concurrent processes of a host, including stopping processes."""
 
 CELLS = 128
-"""Maximum number of requests and builds in a row. A process can serve more requests, but the row
-does not show more."""
+"""Maximum number of requests and builds that one row shows. A process can serve more requests."""
 
 _FREE, _SERVING, _STOPPING = range(3)  # states of a row
 _EMPTY, _REQUEST, _BUILD = range(3)  # states of a cell
@@ -119,7 +118,7 @@ class Row:
         thread_id, ident = threading.get_native_id(), threading.get_ident()
         name, started_ns = tenant.encode(), time.monotonic_ns()
         _CELL.pack_into(self._memory, start, _EMPTY, thread_id, ident, started_ns, name)
-        # Written last, because the state makes the cell visible.
+        # The state is written last, because it makes the cell visible.
         self._memory[start] = _BUILD if is_build else _REQUEST
         return cell
 

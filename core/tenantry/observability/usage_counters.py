@@ -94,8 +94,8 @@ _FIELDS = (
     "requests", "errors", "refusals", "bytes_in", "bytes_out", "wall_ns", "processor_ns",
     "database_ns", "queries", "build_ns", "builds", "sleeps", "used_ns", "overdue", "uncounted",
 )  # fmt: skip
-"""The numbers in a row, in order. A new release adds numbers only at the end, so that files of
-older releases remain readable."""
+"""The numbers of a row, in their order. A new release adds numbers only at the end, so that files
+of older releases remain readable."""
 
 _OFFSETS = {field: offset for offset, field in enumerate(_FIELDS)}
 _MAGIC = int.from_bytes(b"tntryl\0\1", "little")

@@ -3,7 +3,7 @@
 Each worker process has its own follower, and all followers converge on the same content,
 independently of the gunicorn master. The follower's thread makes all decisions but runs no tenant's
 code. After a tenant file has changed, the file is validated and compared with the other files.
-After the validation, a new instance is built and replaces the old instance by one assignment, and
+After the validation, a new instance is built and replaces the old instance in one assignment, and
 the old instance is retired. If any step fails, the old instance keeps serving.
 """
 
@@ -152,7 +152,7 @@ class Follower:
     # -- control --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do rounds until `stop` is called. If a round fails, log the error and continue."""
+        """Run rounds until `stop` is called. If a round fails, log the error and continue."""
         while not self._is_stopping:
             try:
                 wait_s = self.step()
@@ -163,7 +163,7 @@ class Follower:
             self._woken.clear()
 
     def catch_up(self) -> None:
-        """Do rounds until every tenant file is reconciled or the folder is missing."""
+        """Run rounds until every tenant file is reconciled or the folder is missing."""
         while True:
             wait_s = self.step()
             if self.is_ready.is_set() or self._is_folder_missing:
@@ -216,7 +216,7 @@ class Follower:
     # -- one round ------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do one round of the follower; return the seconds until the next round."""
+        """Run one round of the follower; return the seconds until the next round."""
         if self._is_scan_requested or self._clock() >= self._next_scan:
             self._scan_folder()
         for handle_result in self._workers.collect():

@@ -108,7 +108,7 @@ class Reconciler:
         for file in self.files.values():
             file.last_prefix = None
 
-    # -- what the follower learns ---------------------------------------------------------------
+    # -- input from the follower ----------------------------------------------------------------
 
     def add(self, name: str) -> None:
         """Add a new tenant file."""
@@ -345,7 +345,7 @@ class Reconciler:
         facts = {"tenant": tenant.name, "digest": tenant.digest[:12]}
         _logger.warning("tenant.restored", extra=facts)
 
-    # -- what the follower publishes ------------------------------------------------------------
+    # -- results for the follower ---------------------------------------------------------------
 
     def take_mounts(self) -> list[Mount]:
         """Return the mounts to route to.

@@ -1,7 +1,7 @@
 """A mount: the URL prefix of one tenant, and the instance that serves the tenant.
 
 The first request to a mount starts the build of the instance; a mount has at most one such build at
-a time. When the tenant file changes, the follower replaces the instance by one assignment.
+a time. When the tenant file changes, the follower replaces the instance in one assignment.
 """
 
 import logging

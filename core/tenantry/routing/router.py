@@ -1,6 +1,6 @@
 """The router: Werkzeug's `DispatcherMiddleware` over an immutable map of mounts.
 
-To change the map, the router replaces the whole dispatcher by one assignment. Because the
+To change the map, the router replaces the whole dispatcher in one assignment. Because the
 dispatcher reads its map twice per request, a map that changes in place could raise a `KeyError`.
 """
 

@@ -24,7 +24,7 @@ worker needs less time to accept it. If no other worker does, the first worker a
 connection."""
 
 SLACK = 2
-"""Number of connections that a worker may have more than the worker with the fewest connections."""
+"""Number of connections by which a worker may exceed the worker with the fewest connections."""
 
 BATCH = 8
 """Maximum number of connections that a worker accepts at once. If no other worker accepts a
@@ -56,7 +56,7 @@ class Acceptor:
         self.resumes_at = math.inf
         """Time at which `resume` is due after a pause of the acceptor, in monotonic seconds."""
         self.is_accepting = False
-        """Whether new connections come to this worker."""
+        """Whether this worker accepts new connections."""
 
     def start(self, listeners: list[tuple[socket.socket, Any]]) -> None:
         """Accept connections from the listeners.

@@ -98,7 +98,7 @@ class TenantAdmission:
         known_over: Callable[[str], Refusal | None],
     ) -> None:
         self.app = accounting
-        """The WSGI app behind the admission."""
+        """The WSGI app that runs the admitted requests."""
         self.route = route
         self._in_flight = in_flight
         self._known_over = known_over

@@ -1,4 +1,4 @@
-"""A client's connection: its socket, what has arrived, and what still has to be sent.
+"""A client's connection: its socket, the received bytes, and the bytes that still have to be sent.
 
 The socket never blocks, unless an app takes it over. One thread at a time uses a connection: the
 leader of the loop, or the thread that runs the connection's request. There are two exceptions:
@@ -26,7 +26,7 @@ PATIENCE_S = 30.0
 `LEAST_BYTES_PER_S` allows."""
 
 LEAST_BYTES_PER_S = 1024
-"""Number of bytes for which a client gets another second, enough for a bad mobile connection."""
+"""Number of bytes for which a client gets another second, enough for a slow mobile connection."""
 
 SPOOLED_BYTES = 16 << 20
 """Maximum bytes of one response that wait for a slow client without a thread. The thread of a
@@ -92,7 +92,7 @@ class Connection:
         self.drained_bytes = 0
 
     def receive(self, size_bytes: int) -> bytes | None:
-        """Return bytes that have arrived; None if no bytes have arrived; b"" at the end."""
+        """Return received bytes; None if there are none yet; b"" after a disconnection."""
         try:
             return self.sock.recv(size_bytes)
         except BlockingIOError:
@@ -106,7 +106,7 @@ class Connection:
         self.deadline = now + PATIENCE_S
 
     def note_moved(self, size_bytes: int) -> None:
-        """Give the client more time for the bytes that have moved."""
+        """Give the client more time for the bytes that were transferred."""
         self.moved_bytes += size_bytes
         self.deadline = self.since + PATIENCE_S + self.moved_bytes / LEAST_BYTES_PER_S
 
@@ -163,7 +163,7 @@ class Connection:
                 if self.outbox.add(rest):
                     return
             if not exchange.may_wait:
-                raise ResponseCutError("there is no room for what the client does not read")
+                raise ResponseCutError("there is no room for bytes that the client does not read")
             self._wait_for_client()
 
     def flush(self) -> bool:

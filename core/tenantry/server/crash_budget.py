@@ -28,7 +28,7 @@ unrelated to the tenant."""
 
 OWN = 2
 """Minimum number of whole strikes, with one suspect each, among the strikes that park a tenant.
-Shares alone could park a busy tenant that serves beside a tenant that ends workers."""
+Shares alone could park a busy tenant while another tenant ends workers."""
 
 WINDOW_S = 300.0
 
@@ -60,9 +60,9 @@ def blame(row: Row, heartbeat: Heartbeat, ended_by: int | None = None) -> tuple[
     """Return the tenants to blame for the end of a worker, and the reason.
 
     No tenant is to blame if the worker was stopping, or if no request and no build was in flight.
-    The tenant is certain if a thread of the tenant crashed (`ended_by`) or held the interpreter
-    lock. Otherwise, the tenants with an unfinished build are suspects before tenants with requests,
-    because a build runs only for milliseconds.
+    Only one tenant is to blame if a thread of the tenant crashed (`ended_by`) or held the
+    interpreter lock. Otherwise, the tenants with an unfinished build are suspects before tenants
+    with requests, because a build runs only for milliseconds.
     """
     running = [] if row.is_stopping else row.in_flight()
     for one in running:

@@ -15,7 +15,7 @@ _UNIX_NAME, _UNIX_PORT = "localhost", "80"
 
 
 class EnvironTemplate:
-    """What all requests of one listener have in common. Immutable.
+    """The environ keys that all requests of one listener have in common. Immutable.
 
     Args:
         local: the address of the listening socket.

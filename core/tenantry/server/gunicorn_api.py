@@ -1,4 +1,4 @@
-"""What Tenantry's worker uses of gunicorn, in one list that is checked at start.
+"""The parts of gunicorn that Tenantry's worker uses, in one list that is checked at start.
 
 If a method or an attribute is missing, or if a setting asks for a feature that the worker lacks,
 gunicorn's own threaded worker serves instead. In that worker, the host's layers decide in the

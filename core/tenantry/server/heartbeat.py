@@ -104,7 +104,7 @@ class Heartbeat(WorkerTmp):  # type: ignore[misc]
 
 
 def _busiest(before: dict[int, int], after: dict[int, int]) -> int | None:
-    """Return the only thread that has used CPU time, or None if no thread clearly stands out."""
+    """Return the thread that has used most CPU time, or None if no thread clearly stands out."""
     used = sorted((after[one] - before[one], one) for one in after.keys() & before.keys())
     if not used or used[-1][0] < _CLEAR_TICKS:
         return None

@@ -1,7 +1,7 @@
 """Checks listeners before gunicorn opens them.
 
-gunicorn tries for five seconds to open a listener, and then logs an error without the option or
-variable.
+gunicorn tries for five seconds to open a listener, and then logs an error that does not name the
+option or variable.
 """
 
 import itertools

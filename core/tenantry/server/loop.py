@@ -5,7 +5,7 @@ arrived, and runs a request itself. If a request takes longer than `LONG_S`, the
 another leader, so the other connections do not wait. Handing each request to a thread and back
 took half of a small request's processor time.
 
-The state of connections belongs to the leader. Another thread returns a connection with `call`.
+Only the leader changes the state of a connection. Another thread returns a connection with `call`.
 """
 
 import logging
@@ -56,7 +56,7 @@ class Handler(Protocol):
         """Note whether the worker can accept another connection."""
 
     def on_fault(self, connection: Connection) -> None:
-        """Give up a connection after an exception."""
+        """Release the resources of a connection after an exception."""
 
     def on_check(self, now: float) -> float:
         """Check time limits and waiting requests; return when to check again."""
@@ -208,7 +208,7 @@ class Loop:
             self._give_up(connection)
 
     def watch(self, connection: Connection, mask: int) -> None:
-        """Report the events of `mask` from now on."""
+        """Watch a connection for the events in `mask`."""
         if connection.mask == mask:
             return
         if connection.mask:
@@ -218,7 +218,7 @@ class Loop:
         connection.mask = mask
 
     def unwatch(self, connection: Connection) -> None:
-        """Report no more events of a connection."""
+        """Stop watching a connection."""
         if connection.mask:
             connection.mask = 0
             with suppress(OSError):  # the connection is closed

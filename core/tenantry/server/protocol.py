@@ -109,7 +109,7 @@ class HttpProtocol:
         return self.responses.keepalive_s > 0 and not self._is_stopping
 
     def on_fault(self, connection: Connection) -> None:
-        """Release what the request of a connection holds."""
+        """Release the request slot and the body of a connection's request."""
         exchange, connection.exchange = connection.exchange, None
         if exchange is not None:
             if exchange.record is not None:

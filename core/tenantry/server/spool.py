@@ -1,8 +1,8 @@
 """Keeps bodies of requests and responses outside of threads: in memory, then in temporary files.
 
 One budget limits memory and files for all bodies of a worker. A tenant may use as much of the
-budget as is left over, so the bodies of one tenant always leave a part of the budget for another
-tenant's bodies (Choudhury and Hahne 1998).
+budget as is free, so a part of the budget always remains for the bodies of another tenant
+(Choudhury and Hahne 1998).
 """
 
 import logging
@@ -52,7 +52,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _Room:
-    """Bytes that tenants share."""
+    """A number of bytes that tenants share."""
 
     def __init__(self, size_bytes: int) -> None:
         self._lock = threading.Lock()  # the lock protects the numbers

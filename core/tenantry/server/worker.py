@@ -41,10 +41,10 @@ with 503, before the worker ends."""
 
 SWITCH_INTERVAL_S = 0.0005
 """Seconds that a computing thread keeps the interpreter lock while another thread waits for the
-lock. Beside a tenant with 32 clients that computes 50 ms per request without a pause, another
-tenant had 0.71 of its calm throughput and 1.5 times its calm p99. With Python's default of 5 ms,
-the other tenant had 0.29 of its calm throughput and 4.8 times its calm p99; with 1 ms, 0.31 of its
-calm throughput and 2 times its calm p99."""
+lock. While a tenant with 32 clients computed 50 ms per request without a pause, another tenant had
+0.71 of its calm throughput and 1.5 times its calm p99. With Python's default of 5 ms, the other
+tenant had 0.29 of its calm throughput and 4.8 times its calm p99; with 1 ms, 0.31 of its calm
+throughput and 2 times its calm p99."""
 
 SPARE_THREADS = 2
 """Number of threads in addition to the threads that run requests: the leader and its successor."""
@@ -94,7 +94,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Load the host, while another thread keeps up the heartbeat.
+        """Load the host, while another thread updates the heartbeat.
 
         Each tenant file that hangs takes 5 s, and gunicorn kills a worker without a heartbeat for
         `timeout` seconds. Without the extra heartbeat, a few tenant files that hang would keep
@@ -197,7 +197,7 @@ class TenantWorker(Worker):  # type: ignore[misc]
             self.alive = False
 
     def on_check(self) -> None:
-        """Show that the worker works, and look for threads that hang."""
+        """Update the heartbeat, and look for threads that hang."""
         self.notify()
         if not self._has_told_ready:
             self._tell_ready()

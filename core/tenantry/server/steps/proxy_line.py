@@ -1,4 +1,4 @@
-"""The PROXY line, with which a TCP proxy tells the address of its client.
+"""The PROXY line, in which a TCP proxy sends the address of its client.
 
 The line precedes the first request, and holds for its whole connection (PROXY protocol of HAProxy,
 versions 1 and 2). Only a peer in gunicorn's `proxy_allow_ips` may send a PROXY line.

@@ -22,8 +22,8 @@ LINGER_BYTES = 1 << 20
 """Maximum bytes that a client may send after its response, enough for a full loopback buffer."""
 
 STOP_KEEPALIVE_S = 2.0
-"""Seconds for which a stopping worker keeps idle connections, for requests that are on their
-way."""
+"""Seconds for which a stopping worker keeps idle connections, for requests that are still in
+transit."""
 
 RECEIVE_BYTES = 64 << 10
 """Maximum number of bytes that are drained at once."""
