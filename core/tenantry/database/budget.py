@@ -28,9 +28,7 @@ clients and proxies.
 """
 
 OWN_WAIT_CHECKOUTS = 10
-"""How long a pool waits for its own connections before it evicts another tenant's connection.
-
-The unit of this number is the average checkout time of the pool.
+"""How long a pool waits before it evicts another tenant's connection, in average checkout times.
 
 Waiting costs other tenants nothing. After an eviction, both tenants have to open a new connection,
 which takes 5 to 10 ms of CPU time. Because the wait is a multiple of the checkout time, it adapts
@@ -92,17 +90,17 @@ class ConnectionBudget:
         self._clock = clock
         # References to connections of the parent process prevent Python from closing them.
         self._inherited: list[object] = []
-        self._fork_locks: dict[int, threading.Lock] = {}  # process ID → lock for `_reset`
+        self._fork_locks: dict[int, threading.Lock] = {}  # maps each process ID to a lock
         self._process = os.getpid()
         self._reset()
 
     def _reset(self) -> None:
-        # The lock protects all attributes that `_reset` sets, and the attribute `idle` of each
+        # The lock protects all attributes that this method sets, and the attribute `idle` of each
         # pool.
         self._lock = threading.Lock()
         self._open = 0
         self._permits: Counter[BudgetPool] = Counter()
-        # idle connections, oldest first
+        # Idle connections, oldest first.
         self._idle: OrderedDict[ConnectionPoolEntry, BudgetPool] = OrderedDict()
         self._waiters: list[_Waiter] = []  # in order of arrival
         # A queue of returned connections, with None for each returned permit. The garbage collector
@@ -138,7 +136,8 @@ class ConnectionBudget:
     ) -> "ConnectionPoolEntry | EvictedConnection | None":
         """Return an idle connection of the pool, or a permit to open a new connection.
 
-        A permit is either None or an `EvictedConnection`, which the caller must close first.
+        A permit is None or an `EvictedConnection`. The caller must close an evicted connection
+        before it opens a new one.
 
         Args:
             pool: the pool that needs a connection.
@@ -192,7 +191,7 @@ class ConnectionBudget:
         with self._lock:
             self._accept_returned()
             yield
-        # While the lock was held, another thread may have returned a connection.
+        # While this thread held the lock, another thread may have returned a connection.
         self._accept_if_free()
 
     def _accept_if_free(self) -> None:
@@ -241,8 +240,8 @@ class ConnectionBudget:
     def _try_to_serve(self, waiter: _Waiter) -> bool:
         """Give a waiting call a connection or a permit, if one is available.
 
-        The result is True if the call was served. A new call cannot overtake an earlier call,
-        because an earlier call has already received everything that was available to it.
+        Return True if the call was served. A new call cannot overtake an earlier call, because the
+        earlier call has already received every connection that was available to it.
         """
         pool = waiter.pool
         if pool.idle and not waiter.must_open:
@@ -292,7 +291,7 @@ class ConnectionBudget:
             if not waiter.granted.wait(own_wait_s):
                 self._accept_eviction(waiter)
                 waiter.granted.wait(self.wait_s - own_wait_s)
-        # During the wait, a signal handler of the web server can raise any exception.
+        # While this thread waits, a signal handler of the web server can raise any exception.
         except BaseException:
             if self._stop_waiting(waiter):
                 self._return_grant(waiter)
@@ -307,7 +306,7 @@ class ConnectionBudget:
             self._serve_waiters()
 
     def _stop_waiting(self, waiter: _Waiter) -> bool:
-        """Remove a call from the queue. Return whether the call was served in the meantime."""
+        """Remove a call from the queue. Return whether the call was served before that."""
         with self._locked():
             if not waiter.granted.is_set():
                 self._waiters.remove(waiter)

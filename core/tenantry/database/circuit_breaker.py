@@ -1,4 +1,4 @@
-"""Remembers that a server is down, so that requests fail without waiting.
+"""Remembers that a database server is down, so that requests fail without waiting.
 
 The circuit breaker does not depend on a database, and starts no threads. Tenantry does not use the
 library pybreaker, which has two disadvantages. First, pybreaker holds a lock while it calls the
@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable
 
 FIRST_PAUSE_S = 0.25
-"""Seconds of pause after the first failure, which are few because a single failure can be
-random."""
+"""Seconds of pause after the first failure, which may have been accidental."""
 
 MAX_PAUSE_S = 2.0
 """Maximum seconds of pause between two attempts.
@@ -28,7 +27,7 @@ Each connection attempt may block a thread until a timeout.
 """
 
 SLOW_S = 1.0
-"""Minimum seconds of an attempt that counts as a sign of failure. A typical attempt takes 5 ms."""
+"""Seconds after which an unfinished attempt suggests a failure. A typical attempt takes 5 ms."""
 
 
 class CircuitBreaker:
@@ -41,7 +40,7 @@ class CircuitBreaker:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # The condition protects all attributes, and is notified at the end of each attempt.
+        # The condition protects all attributes. Each attempt notifies the condition when it ends.
         self._lock = threading.Condition()
         self._failures = 0
         self._retry_at = 0.0
@@ -62,7 +61,7 @@ class CircuitBreaker:
     def begin(self) -> float | None:
         """Begin an attempt, or return the remaining pause if no attempt may begin.
 
-        While there are too many attempts, this method waits for up to `SLOW_S`.
+        If too many attempts are running, this method waits for up to `SLOW_S`.
         """
         with self._lock:
             while (pause_s := self._pause_s()) is None and len(self._attempts) >= MAX_ATTEMPTS:
@@ -110,8 +109,7 @@ class CircuitBreaker:
         return None
 
     def _end_attempt(self) -> None:
-        if self._attempts:  # the list does not contain probes
-            # It does not matter which start time is removed, as long as the number of start times
-            # is correct.
+        if self._attempts:  # a probe is not in the list
+            # Only the number of start times must be correct, so any of them can be removed.
             self._attempts.pop(0)
         self._lock.notify_all()

@@ -37,7 +37,7 @@ BUSY_TIMEOUT_S = 5.0
 
 SERVER_OPTIONS = {
     "client_encoding": "utf8",  # psycopg returns bytes for the text of a SQL_ASCII database
-    "connect_timeout": 2,  # seconds; the minimum of libpq
+    "connect_timeout": 2,  # seconds; the minimum that libpq allows
     "keepalives_idle": 5,  # seconds
     "keepalives_interval": 2,  # seconds
     "keepalives_count": 3,
@@ -45,9 +45,9 @@ SERVER_OPTIONS = {
 }
 """Options of libpq: the encoding, and the detection of an unreachable server.
 
-If packets to the server are lost, a query fails within 10 s instead of the 15 minutes that are the
-default of Linux. If only the server process is frozen, its machine still acknowledges packets, and
-a query can wait forever. Against a frozen server process, only `connect_timeout` has an effect.
+If packets to the server are lost, a query fails within 10 s. By default, Linux takes 15 minutes. If
+only the server process is frozen, its machine still acknowledges packets, and a query can wait
+forever. Against a frozen server process, only `connect_timeout` has an effect.
 """
 
 _SQLITE_FULL = {sqlite3.SQLITE_FULL}
@@ -74,7 +74,7 @@ _POSTGRES_READ_ONLY = {"25006"}  # read_only_sql_transaction, for example from a
 _UNSTORABLE = {"22021", "22P05"}  # character_not_in_repertoire, untranslatable_character
 _NUL = "cannot contain NUL"  # psycopg raises this error itself, without a SQLSTATE
 
-_NOTE_QUERY = "tenantry_note_query"  # the name of an execution option of the engine
+_NOTE_QUERY = "tenantry_note_query"  # an execution option of the engine
 
 _logger = logging.getLogger(__name__)
 
@@ -161,8 +161,8 @@ class _PreparedStatements:
 
     A pooler in transaction mode sends a prepared statement to a server process that does not know
     the statement, or that knows another statement of the same name. A query on the first connection
-    of an engine detects a pooler. The class is thread-safe, because two first connections get the
-    same result.
+    of an engine detects a pooler. The class is thread-safe, because connections that are opened at
+    the same time get the same result.
     """
 
     def __init__(self) -> None:
@@ -205,7 +205,8 @@ def _file_engine(
 def _memory_engine(url: URL, budget: ConnectionBudget, options: Mapping[str, Any]) -> Engine:
     """Return the engine of a database in memory, which has exactly one connection.
 
-    Closing the connection would lose the data, so the budget does not include this connection.
+    Closing the connection would delete the data, so the connection budget does not include the
+    connection.
     """
     engine = create_engine(
         url,

@@ -1,4 +1,4 @@
-"""Opens and checks connections to a SQLite file, and detects if the file was lost."""
+"""Opens and checks connections to a SQLite file, and detects whether the file was deleted."""
 
 import logging
 from collections.abc import Callable
@@ -21,10 +21,10 @@ _logger = logging.getLogger(__name__)
 class FileConnector:
     """Opens connections to the SQLite file of a tenant.
 
-    SQLite creates a missing file, so an empty database would replace a deleted database without
-    notice. Therefore, a marker file, `<file>.made`, records that the database existed. All
-    processes see the marker file, even after a restart. If the marker file cannot be written, only
-    the current process remembers that the database existed.
+    SQLite creates a missing file, so an empty database would silently replace a deleted database.
+    Therefore, a marker file, `<file>.made`, records that the database existed. All processes see
+    the marker file, even after a restart. If the marker file cannot be written, only the current
+    process remembers that the database existed.
 
     Args:
         owner: the tenant's name.
@@ -47,7 +47,7 @@ class FileConnector:
         """
         if not must_open or file_identity(self._path):
             return
-        # If an operator deletes the database and the marker file, an empty database is intended.
+        # An operator who also deletes the marker file wants an empty database.
         was_lost = (self._existed and not self._is_marked) or file_identity(self._marker)
         if not was_lost:
             return
@@ -59,7 +59,7 @@ class FileConnector:
         raise DatabaseDownError(RETRY_AFTER_S)
 
     def is_usable(self, record: ConnectionPoolEntry, _: float) -> bool:
-        """Whether the path still refers to the file that the connection has opened."""
+        """Whether the path still refers to the file that the connection opened."""
         identity = file_identity(self._path)
         if identity is None or record.info.setdefault(FILE_IDENTITY, identity) != identity:
             return False

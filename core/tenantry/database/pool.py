@@ -20,10 +20,10 @@ from tenantry.database.budget import ConnectionBudget, EvictedConnection
 from tenantry.database.errors import BUSY, ConnectionsExhaustedError, DatabaseDownError
 
 ASSUMED_CHECKOUT_S = 0.005
-"""Average seconds of a checkout that are assumed before the first measurement."""
+"""Seconds that a checkout is assumed to take before the first measurement."""
 
 CHECKED_IN_AT = "tenantry.checked_in_at"
-"""Key in `ConnectionPoolEntry.info` of the time at which the connection was last returned."""
+"""Key in `ConnectionPoolEntry.info` of the time when the connection was last returned."""
 
 _logger = logging.getLogger(__name__)
 
@@ -76,12 +76,12 @@ class BudgetPool(Pool):
         self._create = creator
         self._is_retired = False
         self._checked_out_at: dict[ConnectionPoolEntry, float] = {}
-        # The attribute `has_permit` tells whether the thread has a permit to open a connection. The
-        # attribute `opened` holds a new connection until SQLAlchemy has set it up.
+        # The attribute `has_permit` says whether the thread has a permit to open a connection. The
+        # attribute `opened` contains a new connection until SQLAlchemy has set it up.
         self._thread = threading.local()
         # Maps the `id()` of an open connection to the pool and the process that opened it.
         self._opened: dict[int, tuple[BudgetPool, int]] = {}
-        super().__init__(self._open, **pool_options)  # type: ignore[arg-type]  # by position only
+        super().__init__(self._open, **pool_options)  # type: ignore[arg-type]  # called by position
         if "_dispatch" not in pool_options:  # a copy of the pool inherits the event listener
             event.listen(self, "detach", self._watch_detached)
 
@@ -111,7 +111,7 @@ class BudgetPool(Pool):
             _dispatch=self.dispatch,
             dialect=self._dialect,
         )
-        pool._opened = self._opened  # noqa: SLF001 - detached connections outlive this pool
+        pool._opened = self._opened  # noqa: SLF001 - detached connections can outlive a pool
         return pool
 
     def status(self) -> str:
@@ -139,7 +139,7 @@ class BudgetPool(Pool):
     def _release_collected(self, key: int) -> None:
         pool, process = self._opened.pop(key, (self, None))
         if process == os.getpid():
-            self._budget.release(pool)  # the permit belongs to this pool
+            self._budget.release(pool)  # the pool that opened the connection
 
     # -- called by SQLAlchemy ------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class BudgetPool(Pool):
         elif not self._connector.is_usable(
             record, time.monotonic() - record.info.get(CHECKED_IN_AT, 0.0)
         ):
-            record.invalidate()  # the exception makes SQLAlchemy open a new connection
+            record.invalidate()  # SQLAlchemy then opens a new connection
         self._checked_out_at[record] = time.monotonic()
         return record
 
@@ -161,7 +161,7 @@ class BudgetPool(Pool):
         if checked_out_at is not None:
             self.average_checkout_s += (now - checked_out_at - self.average_checkout_s) / 8
         connection = record.dbapi_connection
-        # If the connection was closed, detached or never opened, there is nothing to return.
+        # A connection that was closed, detached or never opened is not returned.
         if connection is None:
             return
         if self._opened.get(id(connection)) != (self, os.getpid()):
@@ -171,12 +171,12 @@ class BudgetPool(Pool):
         else:
             record.info[CHECKED_IN_AT] = now
             self._budget.checkin(self, record)
-            # If the pool was retired in the meantime, no other code would close the connection.
+            # If another thread has just retired the pool, no other code closes the connection.
             if self._is_retired:
                 self.dispose()
 
     def _open(self, record: ConnectionPoolEntry) -> Any:
-        """Open a connection, as the `creator` that SQLAlchemy calls."""
+        """Open a connection. SQLAlchemy calls this method as the `creator`."""
         is_new = self._use_permit()
         if not is_new:  # SQLAlchemy replaces an invalidated connection
             self._connector.check_available(must_open=True)
@@ -233,7 +233,7 @@ class BudgetPool(Pool):
             raise
         finally:
             self._thread.opened = None
-            if self._use_permit():  # no connection was opened
+            if self._use_permit():  # no connection has used the permit
                 self._budget.release(self)
 
     def _close_partly_opened(self) -> None:

@@ -6,14 +6,14 @@ POOLED = (
     "its URL leads to a connection pooler, and this command needs one server process for itself; "
     "name the server's own host and port"
 )
-"""Says why a command cannot use a connection through a pooler, and what to do."""
+"""The reason why a command cannot use a connection through a pooler, and the remedy."""
 
 
 def is_pooled(driver_connection: Any, server_process: object) -> bool:
     """Whether a connection goes through a pooler, which can change the server process at any time.
 
-    When a client connects, PostgreSQL sends the ID of its server process, which a client needs to
-    cancel a query. A pooler sends another number instead.
+    When a client connects, PostgreSQL sends the ID of the server process, which the client needs to
+    cancel a query. A pooler sends another number.
 
     Args:
         driver_connection: the connection of the driver. Only psycopg provides the number that the

@@ -1,6 +1,6 @@
 """Connects to a database once, so that commands can report why it does not work.
 
-A probe creates no file. A missing SQLite file is not a problem if it can be created.
+A probe creates no file. A missing SQLite file is not a problem if the file can be created.
 """
 
 import os
@@ -24,7 +24,7 @@ FROM pg_database WHERE datname = current_database()
 """
 """A query that identifies a PostgreSQL database, independently of its host name.
 
-The start time of the server distinguishes the server from a copy.
+The start time of a server distinguishes the server from a copy of its data.
 """
 
 

@@ -19,16 +19,16 @@ CLOSE_TIMEOUT_S = 2.0
 """Maximum seconds to wait, after a connection is closed, until its server process has ended.
 
 The server process usually ends within 2 ms, or within 0.3 s on a busy machine. If the server is
-frozen, one request waits for the full time. Later requests do not wait until the server responds
-again.
+frozen, one request waits for the full time. Until the server responds again, later requests do not
+wait.
 """
 
 FRESH_S = 0.5
-"""How long a returned connection is used again without a check of its socket.
+"""Maximum idle seconds of a connection that is used again without checking its socket.
 
-The check of a socket releases the interpreter lock. On a busy worker, reacquiring the interpreter
-lock takes longer than a query. A restart of the server and an idle timeout take longer than
-`FRESH_S`. If the server ends a connection within `FRESH_S`, one request gets 503.
+Checking a socket releases the interpreter lock. On a busy worker, reacquiring the interpreter lock
+takes longer than a query. A restart of the server or an idle timeout takes longer than `FRESH_S`.
+If the server ends a connection within that time, one request gets 503.
 """
 
 _logger = logging.getLogger(__name__)
@@ -37,9 +37,8 @@ _logger = logging.getLogger(__name__)
 class ServerConnector:
     """Opens connections to the database server of a tenant.
 
-    While the server is down, opening a connection fails immediately. While the server is down, a
-    request may start a probe, which is a thread that connects once. Requests do not wait for a
-    probe.
+    While the server is down, opening a connection fails immediately, and a request may start a
+    probe. A probe is a thread that connects once. Requests do not wait for a probe.
 
     Args:
         owner: the tenant's name.
@@ -74,7 +73,7 @@ class ServerConnector:
     def is_usable(self, record: ConnectionPoolEntry, idle_s: float) -> bool:
         """Whether an idle connection has received neither a message nor EOF from the server.
 
-        A connection that was in use until recently is not checked.
+        A connection that was in use within the last `FRESH_S` seconds is not checked.
         """
         if idle_s < FRESH_S and not self._breaker.is_open:
             return True
@@ -127,7 +126,7 @@ class ServerConnector:
         if self._breaker.begin_probe():
             try:
                 threading.Thread(target=self._probe, name="tenantry-probe", daemon=True).start()
-            except RuntimeError:  # no more threads can be started
+            except RuntimeError:  # the system refuses another thread
                 self._breaker.end_probe()
 
     def _probe(self) -> None:
@@ -158,11 +157,11 @@ def _descriptor(connection: Any) -> int | None:
 
 
 def _duplicate_descriptor(connection: Any) -> int | None:
-    """Return a copy of a connection's file descriptor, which stays open after the connection."""
+    """Return a copy of a connection's file descriptor, or None if there is none to copy."""
     descriptor = _descriptor(connection)
     try:
         return None if descriptor is None else os.dup(descriptor)
-    except OSError:  # too many files are open, and closing the connection helps
+    except OSError:  # the process has too many open files
         return None
 
 
@@ -175,7 +174,8 @@ def _is_readable(descriptor: int, timeout_s: float) -> bool:
 def _reaches_eof(descriptor: int, timeout_s: float) -> bool:
     """Discard all data from the server, and return whether it closes the connection in time.
 
-    PostgreSQL closes the socket only when the connection no longer counts toward its limit.
+    PostgreSQL closes the socket only after the connection has stopped counting toward
+    `max_connections`.
     """
     deadline = time.monotonic() + timeout_s
     while _is_readable(descriptor, deadline - time.monotonic()):
