@@ -46,7 +46,7 @@ ms with 4 jobs, and 144 and 154 ms with 8 jobs. The server shared 2 busy process
 class FleetReport:
     """The result of a fleet run.
 
-    The attribute `run` is the number of the run, if anything changed.
+    The attribute `run` is the number of the run, or None if no database changed.
     """
 
     run: int | None
@@ -73,7 +73,7 @@ def upgrade(
     """Upgrade databases to the heads, which are the newest revisions in the code.
 
     If an earlier run to the same heads is unfinished, this run continues it under the same number.
-    A database that is already at its head costs one query.
+    A database that is already at its head takes one query.
 
     Args:
         tenants: the tenants to upgrade.
@@ -184,7 +184,7 @@ def _upgrade(
     except JournalError as error:  # A migration must not start without a record in the journal.
         return MigrationStatus(name, "failed", reason=str(error))
     before, after = result.before or frozenset(), result.after or frozenset()
-    if result.state == "unchanged":  # A concurrent run or a killed run has upgraded the database.
+    if result.state == "unchanged":  # a concurrent or killed run has upgraded it
         status = MigrationStatus(name, "at head", before, after)
         return _recorded(status, lambda: journal.record_at_head({name: database}))
     if result.state == "migrated":
@@ -270,7 +270,7 @@ def downgrade(
 def _run_to_downgrade(
     journal: Journal, requested: int | None, tenants: Collection[str]
 ) -> int | None:
-    """Return the requested run. If no run is requested, return the last run.
+    """Return the requested run. Without a request, return the last run.
 
     Raises:
         TenantryError: the run does not exist, or the last run is downgraded already.
@@ -335,7 +335,7 @@ def _for_each(
 ) -> Iterator[MigrationStatus]:
     """Yield the result of `migrate_one` for each target, as the migrations complete."""
     runners = [MigrationRunner(limits.timeout_s, limits.lock_timeout_s) for _ in range(limits.jobs)]
-    # The runner that was used last comes first, because its child process is already running.
+    # The most recently used runner comes first, because its child process is already running.
     idle: LifoQueue[MigrationRunner] = LifoQueue()
 
     def migrate_with_idle_runner(target: MigrationTarget) -> MigrationStatus:
@@ -352,7 +352,7 @@ def _for_each(
             futures = [pool.submit(migrate_with_idle_runner, target) for target in targets]
             try:
                 yield from as_they_complete(pool, futures)
-            # On Ctrl-C, for example, the runners are killed, and the engine rolls back their
+            # On Ctrl-C, for example, the runners are killed, and the databases roll back their
             # migrations.
             except BaseException:
                 for runner in runners:

@@ -1,9 +1,10 @@
-"""Foresees on SQLite which tables PostgreSQL would refuse.
+"""Predicts, from migrations on SQLite, which tables PostgreSQL would refuse.
 
 `tenantry check` runs the migrations on a temporary SQLite database. For each statement that defines
 a table, an index or a column, this module makes the statement that PostgreSQL would receive, and
-checks the statement against the rules of PostgreSQL. If a migration contains a statement as text,
-only the length of the names is checked. Only the child process of a migration imports this module.
+checks the statement against the rules of PostgreSQL. In a statement that a migration contains as
+text, only the length of names is checked. Only the child process of a migration imports this
+module.
 """
 
 import re
@@ -93,7 +94,7 @@ class PostgresForesight:
             self._types.add(kind.name)
 
     def _add_relation(self, name: str, table: str) -> None:
-        """Note a table, key or index.
+        """Record the name of a table, key or index.
 
         In PostgreSQL, tables, keys and indexes share one set of names.
         """

@@ -101,21 +101,20 @@ class MigrationGuard:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_default = is_default
-        """Whether the database is the default database, which `upgrade` upgrades."""
+        """Whether the database is the tenant's default database, which the guard may upgrade."""
         self.is_open = False
         """Whether requests may reach endpoints with tables.
 
-        A database error closes the guard without the lock. If another thread is reading the
-        revisions at that moment, that thread may open the guard again. A guard that was opened
-        again is closed by the next statement that fails.
+        A database error closes the guard without taking the lock. A thread that is reading the
+        revisions at that moment may open the guard again. In that case, the next failing statement
+        closes the guard.
         """
         self.problem = ""
         """The problem of the database for operators: `behind: …`, `ahead: …`, `down: …`, or ""."""
         self._target = target
         self._database = database
         self._clock = clock
-        # Names of the guarded blueprints. After the first request, the set of names does not
-        # change.
+        # Names of the guarded blueprints. The set does not change after the first request.
         self._guarded: set[str] = set()
         # A thread holds the lock while it reads the revisions or upgrades the database. The lock
         # protects the attributes from `_may_upgrade` to `_observed_engine`.
@@ -158,7 +157,7 @@ class MigrationGuard:
         # `check` needs a connection, but the session may hold the only free connection.
         db.session.close()
         if not self.is_open:
-            # The database is down, so the response is 503 in any case.
+            # If the database is down, the response is 503 anyway.
             with suppress(DatabaseDownError):
                 self.check()
         return _response(DATABASE_BEHIND) if self.problem else response
@@ -176,7 +175,7 @@ class MigrationGuard:
         """
         is_due = not self.problem or self._clock() >= self._next_check
         wait_s = 0.0 if self.problem else UPGRADE_WAIT_S
-        # If another request holds the lock, that request is already checking the database.
+        # Another request that holds the lock is already checking the database.
         if is_due and self._lock.acquire(timeout=wait_s):
             try:
                 if not self.is_open and self._clock() >= self._next_check:
@@ -206,7 +205,7 @@ class MigrationGuard:
         engine = self._observe_engine()
         try:
             if engine.dialect.name == "sqlite" and not sqlite_file_exists(engine.url):
-                # A connection would create an empty file.
+                # Opening a connection would create an empty file.
                 check_file_not_lost(engine.url)
                 if not is_in_memory(engine.url):
                     return compare(self._target.branches, ())
@@ -241,7 +240,7 @@ class MigrationGuard:
         return engine
 
     def _on_database_error(self, context: "ExceptionContext") -> None:
-        """Request a check if a statement failed because a table or a column is missing."""
+        """Schedule a check if a statement failed because a table or a column is missing."""
         if context.statement == VERSIONS_QUERY:
             return
         error = context.original_exception
@@ -272,7 +271,7 @@ class MigrationGuard:
         )
 
     def forbid_upgrade(self) -> None:
-        """Upgrade no database, because a command only inspects the tenant."""
+        """Prevent upgrades of the database, because a command only inspects the tenant."""
         with self._lock:
             self._may_upgrade = False
 

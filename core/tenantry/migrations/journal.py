@@ -1,7 +1,7 @@
-"""Records in a journal how each run changes the tenants' databases, no matter what starts the run.
+"""Records in a journal how fleet runs and the host change the tenants' databases.
 
-The journal is a SQLite file in the data folder. Before a database is changed, the journal records
-the revisions of the database, and that its step is running. Therefore, the journal is correct even
+The journal is a SQLite file in the data folder. Before a database changes, the journal records the
+revisions of the database, and that the migration is running. Therefore, the journal is correct even
 if the process is killed at any moment. A power failure may lose the last records. Waiting for the
 disk would prevent the loss of records, but would take longer than most migrations.
 """
@@ -177,8 +177,8 @@ class Journal:
         """Record that a migration starts. Call this method before the database is changed.
 
         If a killed run continues, the journal keeps the revisions from the first start. If the step
-        was already done, the database has been downgraded since then. If a database has been
-        downgraded, the new revisions replace the recorded revisions.
+        was already done, the database has been downgraded since then, so the new revisions replace
+        the recorded revisions.
         """
         self._execute(
             "UPDATE step SET "
@@ -206,8 +206,7 @@ class Journal:
         """Complete the steps of the last run whose databases are already at their heads.
 
         If the last run had started a step, that run has upgraded the database, and the step is
-        done. If the last run had not started a step, another process has upgraded the database, and
-        the step is removed.
+        done. Otherwise, another process has upgraded the database, and the step is removed.
 
         Args:
             databases: maps each tenant to the identity of its database.
@@ -250,9 +249,9 @@ class Journal:
         return [int(run) for (run,) in rows]
 
     def last_applied(self, tenants: Collection[str]) -> tuple[int | None, int | None]:
-        """Return the last run that changed a database of the given tenants.
+        """Return the last run that changed a database of the tenants, and the last one to undo.
 
-        The second value is the last of these runs that can be downgraded.
+        The second value is the last of these runs that has not been downgraded.
         """
         with self._exclusive() as connection:
             rows = connection.execute(
@@ -344,7 +343,7 @@ def _run_to_continue(
     for tenant, state, database in steps:
         states.add(state)
         if database not in (None, databases.get(tenant, database)):
-            # The record of the tenant's former database must not be overwritten.
+            # The new run must not overwrite the record of a tenant's former database.
             return None
     has_same_heads = all(heads_of_run.get(name, ids) == ids for name, ids in heads.items())
     can_join = joins_finished or bool(states & {"pending", "running", "failed"})

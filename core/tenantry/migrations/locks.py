@@ -3,10 +3,10 @@
 For PostgreSQL, Tenantry uses an advisory lock. For other engines, Tenantry locks a file, which
 works on one machine. Both kinds of locks are released when the process ends.
 
-Behind a connection pooler, a lock of a session would stay with a server process that the pooler
-gives to another client. Therefore, a second connection holds the lock, in a transaction that lasts
-as long as the migrations. That transaction has no snapshot between its statements, so that `CREATE
-INDEX CONCURRENTLY` does not wait for the transaction.
+Behind a connection pooler, a session lock would stay with a server process that the pooler gives to
+another client. Therefore, a second connection holds the lock, in a transaction that lasts as long
+as the migrations. That transaction has no snapshot between its statements, so that
+`CREATE INDEX CONCURRENTLY` does not wait for the transaction.
 """
 
 import fcntl
@@ -101,7 +101,7 @@ def _lock_pooled(connection: Connection, timeout_s: float) -> Iterator[None]:
 def _lock_session(connection: Connection, timeout_s: float) -> Iterator[None]:
     settings = [
         _name_setting(is_local=False),
-        # for statements outside the migration's transaction; see `lift_timeouts`
+        # for statements outside the migration's transaction
         "set_config('statement_timeout', '0', false)",
     ]
     if (connection.dialect.server_version_info or (0,)) >= (14,):
@@ -133,9 +133,10 @@ def _find_holder(connection: Connection) -> str:
 
 
 def lift_timeouts(connection: Connection) -> None:
-    """Remove the timeouts of the server from the current transaction. Tenantry has its own limit.
+    """Remove the server's timeouts from the current transaction; Tenantry has its own limit.
 
-    The timeouts of a role or a URL are intended for requests. `lock_timeout` stays.
+    The timeouts of a role or a URL are intended for requests. The setting `lock_timeout` stays in
+    effect.
     """
     names = ["statement_timeout", "idle_in_transaction_session_timeout"]
     if (connection.dialect.server_version_info or (0,)) >= (17,):
@@ -157,7 +158,7 @@ def _lock_file(file: IO[str], timeout_s: float) -> None:
         return file.read(100)
 
     _wait_for_lock(try_lock, read_holder, timeout_s)
-    # If the disk is full, the lock works, but the lock file does not name the process.
+    # If the disk is full, the lock still works, but the lock file does not name the process.
     with suppress(OSError):
         file.truncate(0)
         file.write(f"process {os.getpid()}")

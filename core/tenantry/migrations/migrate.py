@@ -50,7 +50,7 @@ If the process dies during a COMMIT, nobody knows whether the transaction was co
 """
 
 TRANSACTIONAL_ENGINES = ("postgresql", "sqlite")
-"""The engines that can roll back DDL. SQLite needs the events that `_connect` adds."""
+"""The engines that can roll back DDL. In SQLite, this requires explicit transactions."""
 
 READ_ONLY_STATE = "25006"  # SQLSTATE of read_only_sql_transaction
 
@@ -214,7 +214,7 @@ def _steps(
         for revision in reversed(found):
             yield MigrationStep.upgrade_from_script(script.revision_map, revision)
     else:
-        # A downgrade consists of the steps of the corresponding upgrade, in reverse order.
+        # A downgrade reverses the steps of the corresponding upgrade, in reverse order.
         for revision in script.iterate_revisions(current, destination, implicit_base=True):
             yield MigrationStep.downgrade_from_script(script.revision_map, revision)
 
@@ -246,6 +246,6 @@ def _connect(text: str, options: Mapping[str, Any]) -> Connection:
 
 
 def _disable_implicit_transactions(connection: Any, _: object) -> None:
-    """Stop sqlite3 from beginning implicit transactions, because they do not include DDL."""
+    """Stop sqlite3 from beginning implicit transactions, because these transactions exclude DDL."""
     connection.isolation_level = None
     connection.execute("PRAGMA busy_timeout = 30000")  # milliseconds

@@ -52,9 +52,9 @@ class MigrationReply:
     """The revisions of the database after a successful migration."""
     reason: str = ""
     is_rolled_back: bool = False
-    """Whether the engine has rolled back all changes of a failed migration."""
+    """Whether the database has rolled back all changes of a failed migration."""
     refusals: list[str] = field(default_factory=list)
-    """What PostgreSQL would refuse, if the request is foreseeing."""
+    """What PostgreSQL would refuse, if the request asks for it."""
 
 
 class ProcessEndedError(Exception):
@@ -78,7 +78,7 @@ class MigrationProcess:
                 self._process = subprocess.Popen(  # noqa: S603 - runs a module of Tenantry
                     python_command(f"from {__package__}.process_child import main; main()"),
                     stdin=child_socket.fileno(),
-                    # The output of migrations is discarded, but their errors are shown.
+                    # Standard output of migrations is discarded. Standard error is shown.
                     stdout=subprocess.DEVNULL,
                     # With a new session, `kill` also ends processes that a migration started.
                     start_new_session=True,

@@ -40,7 +40,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class RevisionStatus:
-    """The result of comparing the revisions of a database with the code."""
+    """The result of comparing the revisions of a database with the revisions in the code."""
 
     state: RevisionState
     """Whether the tables match the code.
@@ -111,7 +111,7 @@ def compare(branches: Collection[Branch], versions: Collection[str]) -> Revision
 
 
 def _without_bundled(revisions: frozenset[str]) -> frozenset[str]:
-    """Return the revisions without those of endpoints that come with Tenantry."""
+    """Return the revisions, except revisions of endpoints that come with Tenantry."""
     if not revisions:
         return revisions
     bundled = read_branches(available_endpoints(), None)

@@ -1,6 +1,6 @@
 """Migrates one database after another in a child process.
 
-Even if a migration ends or blocks the child process, the runner returns a result.
+If a migration ends or blocks the child process, the runner still returns a result.
 """
 
 import time
@@ -42,9 +42,9 @@ class MigrationTarget:
     lock_file: Path
     """The file to lock for engines other than PostgreSQL."""
     folder: Path | None = None
-    """The folder of a default database.
+    """The folder of a default database, or None for another database.
 
-    If the folder does not exist, a migration creates the folder.
+    A migration creates a missing folder.
     """
     destination: frozenset[str] | None = None
     """The revisions to upgrade to, or None for the heads of the code."""
@@ -91,7 +91,7 @@ class MigrationResult:
     after: frozenset[str] | None = None
     reason: str = ""
     refusals: tuple[str, ...] = ()
-    """What PostgreSQL would refuse, if the target is foreseeing."""
+    """What PostgreSQL would refuse, if the target asks for it."""
 
 
 @dataclass
@@ -109,8 +109,8 @@ class _Progress:
 class MigrationRunner:
     """Migrates one database after another. The end of the `with` block ends the child process.
 
-    The child process starts with the first migration. If a migration ends the child process, a new
-    one starts. Only `kill()` is thread-safe.
+    The child process starts with the first migration. If a migration ends the child process, the
+    next migration starts a new process. Only `kill()` is thread-safe.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class MigrationRunner:
         return "" if process is None else process.close()
 
     def kill(self) -> None:
-        """End the running migration, which the engine rolls back. Thread-safe."""
+        """End the running migration, which the database rolls back. Thread-safe."""
         process = self._process
         if process is not None:
             process.kill()

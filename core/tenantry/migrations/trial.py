@@ -72,7 +72,7 @@ class _Copies:
         self._folder = folder
         self._runner = runner
         self._is_foreseeing = is_foreseeing
-        # This dict contains the results for empty databases, because many tenants have the same
+        # The dict contains the results for empty databases, because many tenants have the same
         # endpoints.
         self._empty: dict[tuple[Branch, ...], MigrationResult] = {}
 
@@ -121,7 +121,7 @@ class _Copies:
 def _trial_of(tenant: Tenant, data_dir: Path) -> _Trial | None:
     try:
         branches = read_branches(tenant.blueprints, tenant.app_dir)
-    except EndpointError:  # the build of the tenant reports it
+    except EndpointError:  # building the tenant's app reports the error
         return None
     if not branches:
         return None

@@ -78,13 +78,13 @@ def read_versions_on(connection: "Connection") -> frozenset[str]:
 
 
 def read_version_table(connection: "Connection") -> frozenset[str] | None:
-    """Do the same as `read_versions_on`, but return None if `alembic_version` does not exist."""
+    """Return the revisions of a database, or None if the table `alembic_version` does not exist."""
     return _read(lambda query: connection.exec_driver_sql(query).all(), connection.engine.url)
 
 
 def _read(fetch: Callable[[str], Sequence[Any]], url: "URL") -> frozenset[str] | None:
     if url.get_backend_name() == "postgresql":
-        # If the table did not exist, a query of it would abort the transaction.
+        # A query of a missing table would abort the transaction.
         schema, table = fetch(_POSTGRES_TABLE_QUERY)[0]
         if text := schema_problem(url, schema):
             raise SchemaError(f"{text}.")
@@ -113,8 +113,8 @@ def _is_missing_table(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """Return the type and the text of an exception on one line, without SQLAlchemy's additions.
 
-    Final punctuation is removed, because advice for the operator follows the text. A text of libpq
-    can end with a question mark.
+    Final punctuation is removed, because advice for the operator follows the text. Messages of
+    libpq can end with a question mark.
     """
     cause = getattr(error, "orig", None) or error
     return one_line(cause, with_type=True).rstrip(".?")
