@@ -6,8 +6,8 @@
                            bytes of the file; other programs skip the trailer
 
 The command `tar --zstd -tf FILE` lists the content of a capsule. Capsules are compressed with zstd,
-because the host serves requests during a backup. For compressed pictures, gzip takes 10 to 20 times
-the CPU time of zstd. Tenantry reads and writes capsules as streams.
+which needs little CPU time, because the host serves requests during a backup. For pictures, gzip
+takes 10 to 20 times the CPU time of zstd. Tenantry reads and writes capsules as streams.
 
 A capsule is untrusted input. Reading a capsule writes nothing to disk, takes a limited amount of
 memory, and never unpacks more bytes than the trailer states. The caller of `read_members` must
@@ -32,7 +32,7 @@ MANIFEST = "manifest.jsonl"
 WINDOW_BYTES = 8 << 20
 """Maximum window size of zstd in bytes that a reader accepts.
 
-Compression level 3 needs a window of 2 MiB.
+With compression level 3, zstd needs a window of 2 MiB.
 """
 
 NAME_LIMIT_BYTES = 4096
@@ -156,7 +156,7 @@ def _verified_members(stream: "_LimitedStream") -> Iterator[ArchiveMember]:
         hashing = member.stream = _HashingStream(member.stream)
         yield member
         for _ in member.chunks():
-            pass  # the hash must include the bytes that the caller did not read
+            pass  # the hash includes the bytes that the caller has not read
         expected.update(manifest_line(member.name, member.size_bytes, hashing.sha256.hexdigest()))
     _refuse("the capsule has no manifest")
 

@@ -1,4 +1,4 @@
-"""Writes a capsule as a stream. The module `archive` describes the format."""
+"""Writes a capsule as a stream. The module `archive` defines the format of capsules."""
 
 import fcntl
 import hashlib
@@ -38,7 +38,7 @@ class ArchiveWriter:
 
     When the `with` block ends, the new capsule replaces an older capsule at the same path. When the
     `with` block raises an exception, the writer removes the unfinished capsule. At the start, the
-    writer also removes unfinished capsules of killed processes for the same path.
+    writer also removes unfinished capsules that killed processes left for the same path.
 
     Args:
         path: the path of the finished capsule.

@@ -48,8 +48,8 @@ def write_capsule(
     """Write the capsule of a tenant, and return a summary of its content.
 
     The capsule contains all rows and files as of one moment, as described in `FolderSnapshot`. If
-    an app changes a file in place during the backup, the capsule may contain the new content of
-    that file. A capsule holds no secrets.
+    an app changes a file in place during the backup, the capsule may contain the file's new
+    content. A capsule contains no secrets.
 
     Args:
         tenant: the tenant, which may serve requests during the backup.
@@ -159,7 +159,7 @@ def _add_header(archive: ArchiveWriter, name: str, text: str) -> None:
 
 
 def _revisions_by_endpoint(tenant: Tenant, revisions: frozenset[str]) -> dict[str, list[str]]:
-    """Return the revisions of each endpoint with tables in the database, enabled or not."""
+    """Return the revisions of each endpoint with tables in the database, even if it is disabled."""
     found = {}
     for name in (*tenant.blueprints, *available_endpoints()):
         for branch in read_branches([name], tenant.app_dir):

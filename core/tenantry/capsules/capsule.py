@@ -1,12 +1,13 @@
 """Defines the content of a capsule, and checks capsules without creating anything.
 
-    capsule.json                metadata: `CapsuleMetadata` config.json                 the keys of
-    the tenant file that hold no secret tables/<table>/000001.jsonl rows of a table, one JSON list
-    per line, in chunks of about 1 MiB files/<path>                the files of the tenant's folder
+    capsule.json                metadata: `CapsuleMetadata`
+    config.json                 the keys of the tenant file that hold no secret
+    tables/<table>/000001.jsonl rows of a table, one JSON list per line, in chunks of about 1 MiB
+    files/<path>                the files of the tenant's folder
 
 The files `capsule.json` and `config.json` come first, because they are necessary to read the tables
 and files. A capsule is untrusted input. Therefore, `read_capsule` rejects a capsule with names,
-sizes, keys or values that Tenantry never writes, and a capsule whose members are in another order.
+sizes, keys or values that Tenantry never writes, and a capsule with its members in another order.
 While a capsule is read, about 1 MiB of rows is in memory, or one row if the row is larger.
 """
 
@@ -61,7 +62,7 @@ Backup and restore keep several copies of a row in memory, so both reject larger
 """
 
 HEADER_LIMIT_BYTES = 4 << 20
-"""Maximum size of `capsule.json` and of `config.json`. A tenant file has at most 1 MiB."""
+"""Maximum size of `capsule.json` and of `config.json`. A tenant file has up to 1 MiB."""
 
 ProgressCallback = Callable[[str, int, int], None]
 """A function that receives the name of the current step, the amount done, and the total amount.
@@ -98,10 +99,10 @@ class CapsuleTable(BaseModel):
     positions: dict[Name, Annotated[int, Field(ge=1, lt=1 << 63)]] = {}
     """Maps a column to the last number that its sequence has generated.
 
-    The row with the last number may no longer exist.
+    The row with the last number may have been deleted.
     """
     definition: TableDefinition | None = None
-    """How to create the table without a migration; None if definitions cannot express the table."""
+    """A definition that creates the table without a migration; None if it cannot be expressed."""
 
 
 def _check_order(tables: list[CapsuleTable]) -> list[CapsuleTable]:

@@ -61,7 +61,7 @@ def describe_access(config: Mapping[str, Any], secret_keys: Sequence[str]) -> li
 
 
 def _shown(value: object) -> str:
-    """Return a value from a capsule as text that is safe to print in a terminal."""
+    """Return a value from a capsule as text that is safe to print on a terminal."""
     return ascii(value)[:SHOWN_CHARS]
 
 
@@ -122,5 +122,5 @@ _IMPORTS = {
 }
 """Maps each import line to a pattern of the `repr` values that need the import.
 
-If a word inside a string matches, the tenant file gets an unused import.
+If a word inside a string matches, the tenant file gets an unused import, which is harmless.
 """

@@ -3,8 +3,8 @@
 Migrations create the tables of a restored tenant. For tables that no migration creates, such as
 those of Flask-Migrate or of `create_all`, the capsule has a definition: names, types from a fixed
 list, and literal defaults. A definition contains no SQL, because a capsule is untrusted input.
-SQLAlchemy composes the statements, and quotes all names. A table with a check constraint, a
-trigger, an array or another part that a definition cannot express has no definition.
+SQLAlchemy composes the statements, and quotes all names. A table has no definition if a part of the
+table cannot be expressed, such as a check constraint, a trigger or an array.
 """
 
 import re
@@ -113,7 +113,7 @@ class ColumnDefinition(_Part):
 
 
 Action = Literal["", "CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"]
-"""What happens to a row when the row that the foreign key refers to changes or is deleted."""
+"""The action for a row when the row that its foreign key refers to changes or is deleted."""
 
 
 class ForeignKey(_Part):
@@ -156,7 +156,7 @@ def describe_table(connection: sa.Connection, name: str) -> TableDefinition:
     _check_no_extras(connection, name)
     try:
         with warnings.catch_warnings():
-            # SQLAlchemy warns about every part of a table that SQLAlchemy skips.
+            # SQLAlchemy warns about each part of a table that it skips.
             warnings.simplefilter("error", sa.exc.SAWarning)
             return _describe(connection, name)
     except sa.exc.SAWarning as warning:
@@ -286,7 +286,7 @@ def _describe_indexes(inspector: sa.Inspector, name: str) -> list[Index]:
 def create_tables(
     connection: sa.Connection, definitions: Mapping[str, TableDefinition], existing: Iterable[str]
 ) -> None:
-    """Create tables. Foreign keys can refer to each other, and to existing tables.
+    """Create tables. Their foreign keys can refer to each other and to existing tables.
 
     Raises:
         SQLAlchemyError: the database rejects a name or a type.

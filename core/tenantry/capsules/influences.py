@@ -1,8 +1,8 @@
 """Lists what a capsule can influence, with the function that checks each part.
 
-A capsule is untrusted input. Everything that a restore takes from a capsule has a row in this list,
-and `tenants/README.md` has the same rows. Each function runs where the value is used: a path is
-checked where a file is opened, and a name is checked where a statement is composed.
+A capsule is untrusted input. Everything that a restore takes from a capsule has a row in this list.
+`tenants/README.md` has the same rows. Each function runs where the value is used: a path is checked
+where a file is opened, and a name is checked where a statement is composed.
 """
 
 from collections.abc import Callable

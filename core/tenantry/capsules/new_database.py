@@ -30,7 +30,7 @@ def is_server_database(url: URL) -> bool:
 class NewDatabase:
     """The new database of a restored tenant. Unless `commit` is called, the database is removed.
 
-    This class is for the default SQLite file, and subclasses are for other databases. The default
+    This class creates the default SQLite file. Subclasses create other databases. The default
     SQLite file is in the tenant's folder, which the staging area removes if the restore fails.
 
     Args:
@@ -92,7 +92,7 @@ class NewDatabaseFile(NewDatabase):
         try:
             with folder_lock(parent):
                 if self._building_folder.exists():
-                    # Locking fails while the process that created the folder is running.
+                    # The lock fails while the process that created the folder is running.
                     os.close(lock_exclusively(self._building_folder))
                     self._remove_building()
                 if os.path.lexists(self._path):

@@ -81,8 +81,8 @@ class RestoredTenant:
     missing_keys: tuple[str, ...]
     """Keys that are not in the capsule and that the operator must set in the tenant file."""
     is_behind: bool
-    """Whether the database needs `tenantry db upgrade`, because the capsule is older than the
-    code."""
+    """Whether the capsule is older than the code, so that the database needs
+    `tenantry db upgrade`."""
 
 
 class Replacing(Protocol):
@@ -190,7 +190,7 @@ def restore_tenant(
             url_text = database.url.render_as_string(hide_password=False)
             secret_path = _secret_path(settings, database.secret_name)
             if replacing is not None:
-                secret_path.unlink(missing_ok=True)  # `.removed` contains a copy
+                secret_path.unlink(missing_ok=True)  # the folder `.removed` contains a copy
             staging.add_file(secret_path, url_text + "\n")
         if not former_key:
             staging.add_file(_secret_path(settings, variable), key + "\n")
@@ -224,7 +224,7 @@ def _set_aside(replacing: Replacing | None, staging: RestoreStaging) -> None:
 
 
 def _former_key(settings: HostSettings, name: str) -> str:
-    """Return the secret key that a replaced tenant keeps, so that its sessions stay valid.
+    """Return the secret key of a replaced tenant. The new tenant keeps it, so sessions stay valid.
 
     Raises:
         TenantryError: The secret belongs to another tenant.

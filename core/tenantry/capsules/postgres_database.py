@@ -20,12 +20,12 @@ from tenantry.errors import TenantryError
 from tenantry.migrations.version_table import describe_error, with_connect_timeout
 
 SHOWN_OBJECTS = 3
-"""Maximum number of object names in the error about a database that is not empty."""
+"""Maximum number of objects that the error about a database that is not empty names."""
 
 KEEPALIVE_S = 60
 """Seconds without traffic before the kernel sends a keepalive packet.
 
-The connection that holds the lock is idle while another connection writes the rows.
+The connection that holds the lock is idle while another connection writes rows.
 """
 
 _TRY_LOCK = (
@@ -67,7 +67,7 @@ _DROP_TYPES = {
 """Maps the name of an object type to the keyword in a DROP statement, if they differ."""
 
 DATABASE, SCHEMA = "DATABASE", "SCHEMA"
-"""The kinds of objects that `create_clone_database` can create."""
+"""The objects that `create_clone_database` can create."""
 
 Objects = frozenset[tuple[str, str]]
 """The type and the SQL identity of each object."""
@@ -279,7 +279,7 @@ def _marked_objects(connection: Connection) -> Objects:
 
 
 def _add_to_mark(connection: Connection, objects: Objects) -> None:
-    """Add objects to the mark table, all in one statement, because one statement is atomic."""
+    """Add objects to the mark table in a single statement, because a statement is atomic."""
     statement = f"INSERT INTO {MARK_TABLE} SELECT * FROM unnest(%s::text[], %s::text[])"  # noqa: S608
     lists = ([kind for kind, _ in objects], [identity for _, identity in objects])
     connection.exec_driver_sql(statement, lists)
@@ -292,7 +292,7 @@ def _drop(connection: Connection, objects: Objects) -> None:
     them. The mark table and a capsule only choose among the identities in the catalogue.
     """
     for kind, identity in sorted(objects & _list_objects(connection)):
-        # The identity can contain a `%`, which must not start a parameter.
+        # An identity can contain `%`, which must not start a parameter.
         connection.exec_driver_sql(
             f"DROP {_DROP_TYPES.get(kind, kind)} IF EXISTS {identity} CASCADE",
             execution_options={"no_parameters": True},

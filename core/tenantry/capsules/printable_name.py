@@ -1,4 +1,4 @@
-"""The type of all names in a capsule: names of tables, columns, endpoints and revisions."""
+"""Defines the type of the names in a capsule: names of tables, columns, endpoints and revisions."""
 
 import re
 from typing import Annotated

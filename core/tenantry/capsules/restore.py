@@ -62,7 +62,7 @@ class PendingRestore:
         """Keep the folder and the database, unless the `with` block fails.
 
         The caller must write the tenant file in the `with` block, and not earlier. If the process
-        is killed in the `with` block, a folder and a database may remain without a tenant file,
+        is killed in the `with` block, a folder and a database without a tenant file may remain,
         which is harmless. If the tenant file were written first, a killed process could leave a
         tenant file whose folder the next restore would remove.
 

@@ -28,7 +28,7 @@ from tenantry.capsules.snapshot import (
 from tenantry.migrations.version_table import describe_error
 
 MESSAGE_LIMIT = 500
-"""Maximum number of characters of a value, or of a driver's message, in an error message."""
+"""Maximum number of characters that an error message shows of a value or of a driver's message."""
 
 _NOT_DEFERRABLE_KEYS = """
     SELECT relname, conname

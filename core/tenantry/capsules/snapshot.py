@@ -27,7 +27,7 @@ from tenantry.migrations.version_table import (
 FETCHED_ROWS = 50
 """Number of rows that one fetch reads from the database.
 
-Only a few rows are fetched at a time, because a row can have several MiB.
+Only a few rows are fetched at a time, because one row can have several MiB.
 """
 
 BUSY_TIMEOUT_S = 30
@@ -215,7 +215,8 @@ def open_engine(url: sa.URL, options: Mapping[str, Any] = NO_OPTIONS) -> sa.Engi
             raise RowsError(
                 "a database in memory exists only in its process; use a file for tenants to back up"
             )
-        # By default, sqlite3 begins a transaction at the first write, which is too late.
+        # By default, sqlite3 begins a transaction at the first write, which is too late for a
+        # snapshot.
         arguments: dict[str, Any] = {"isolation_level": None, "timeout": BUSY_TIMEOUT_S}
         arguments |= command_options(url, options)
         return sa.create_engine(url, poolclass=sa.NullPool, connect_args=arguments)

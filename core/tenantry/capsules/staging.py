@@ -1,8 +1,8 @@
 """Manages the staging area `<data>/.capsules`, where backups and restores keep their files.
 
 The staging area is on the same disk as the tenants' folders. A process locks its staging folder
-while it runs. Later processes remove the staging folders of killed processes, and the files that
-the killed processes created elsewhere below `<data>`.
+while it runs. If a process is killed, a later process removes its staging folder and the files that
+it created elsewhere below `<data>`.
 """
 
 import os
@@ -22,7 +22,7 @@ STAGING_FOLDER = ".capsules"
 """Name of the staging area below `<data>`, which is not a valid name of a tenant."""
 
 _CREATED = "made"
-"""Name of the folder with the twins. A twin is a copy of a file that a restore creates."""
+"""Name of the folder with the twins. A twin is a copy of a file that a restore has created."""
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def _remove(folder: Path) -> None:
 
 
 def _has_content_of(twin: Path, path: Path) -> bool:
-    """Whether a file equals its twin, or is empty because its process was killed."""
+    """Whether a file equals its twin, or is empty because the restore was killed."""
     try:
         content = path.read_bytes()
     except OSError:  # an unreadable file is not removed

@@ -19,7 +19,7 @@ LOCK_WAIT_S = 5.0
 LOCK_POLL_S = 0.001
 """Seconds between two attempts to lock a folder.
 
-The pause can be short, because a writer holds the lock only while it renames a file.
+The pause is short, because a writer holds the lock only while it renames a file.
 """
 
 ATTEMPTS = 20
@@ -27,7 +27,7 @@ ATTEMPTS = 20
 _PAUSE_S = 0.05
 
 RESTORING = ".restoring"
-"""Name of the file that marks the folder of a tenant that is being restored."""
+"""Name of a file that marks the folder of a tenant that is being restored."""
 
 _HOST_FILES = (".quota", RESTORING, "operator_state.json", "levers.json", "parked.lock")
 """Names of the host's own files in a tenant's folder."""
@@ -74,7 +74,7 @@ class FolderSnapshot:
     file after its row. While an endpoint adds or removes a file and its row, the endpoint holds the
     `flock` of the file's folder. The method `freeze` locks all folders, begins the database
     snapshot, and lists the files. If an endpoint removes a file later, the hard link keeps the
-    content.
+    file's content.
 
     To create a folder, an endpoint locks the parent folder. If a new folder appears that is not
     locked, `freeze` starts again. Most links are created before the folders are locked, so uploads
@@ -102,7 +102,7 @@ class FolderSnapshot:
         """Paths of omitted files: special files such as sockets, and an unused default database."""
 
     def freeze(self, begin: Callable[[], None]) -> None:
-        """Make the copy match the database snapshot that `begin` starts.
+        """Make the copy match the database snapshot that `begin` begins.
 
         If a folder changes in the meantime, `begin` is called again, and the copy matches the last
         call.
@@ -126,7 +126,7 @@ class FolderSnapshot:
                     return
             except BlockingIOError:
                 pass  # try again after a pause
-            time.sleep(_PAUSE_S)  # let waiting writers take the locks
+            time.sleep(_PAUSE_S)  # gives waiting writers time to take the locks
         text = f"{self._folder}: its folders are locked or change all the time; try again later."
         raise TenantryError(text)
 

@@ -3,9 +3,9 @@
 The commands `rename`, `remove` and `restore --replace` call this package, which may import
 `capsules` and all lower packages.
 
-A move is a list of steps. While the steps run, the tenant answers 503. One step is the commit. A
-move that is killed before its commit leaves the tenant unchanged. If any move is killed, the same
-command completes the move. The journal in `<data>/.moving` records unfinished moves.
+A move is a list of steps. While the steps run, the tenant answers 503. One step is the commit: a
+move that is killed before its commit leaves the tenant unchanged. After any kill, the same command
+completes the move. The journal in `<data>/.moving` records unfinished moves.
 """
 
 from tenantry.moves.journal import Move, MoveJournal

@@ -55,7 +55,7 @@ class Move:
         return f"tenantry restore FILE --as {self.name} --replace"
 
     def is_same(self, other: "Move") -> bool:
-        """Whether another run of the command describes the same move."""
+        """Whether two runs of a command describe the same move."""
         return (self.operation, self.name, self.new) == (other.operation, other.name, other.new)
 
 
@@ -127,8 +127,7 @@ class MoveJournal:
         unfinished = path.with_name(f".{name}.new")
         unfinished.unlink(missing_ok=True)
         fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        # The new file is locked before replacing the old file, so that the tenant keeps answering
-        # 503.
+        # The new file is locked before it replaces the old file, so the tenant keeps answering 503.
         fcntl.flock(fd, fcntl.LOCK_EX)
         os.write(fd, text.encode())
         os.fsync(fd)

@@ -41,7 +41,7 @@ class RemovedTenant:
     """What `tenantry remove` reports."""
 
     archive: Path | None
-    """The capsule, or the folder with data that had no tenant; None if nothing was kept."""
+    """Path of the capsule, or of the folder with data without a tenant; None if nothing is kept."""
     kept_database: str = ""
     """The URL of a database that was not removed, with a masked password."""
 
@@ -49,7 +49,7 @@ class RemovedTenant:
 def remove_tenant(
     settings: HostSettings, removal: Removal, on_progress: ProgressCallback
 ) -> RemovedTenant:
-    """Remove a tenant or data without a tenant, or complete a run that was killed.
+    """Remove a tenant, or data without a tenant, or complete a run that was killed.
 
     Raises:
         UnknownTenantError: neither a tenant file nor data with this name exists.

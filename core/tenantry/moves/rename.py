@@ -147,7 +147,7 @@ class _Rename:
     def _write_file(self) -> None:
         """Write the new text under the old name.
 
-        Under this name, both texts describe the same tenant.
+        Under the old name, the old text and the new text describe the same tenant.
         """
         source = self._path.read_bytes()
         prefix = self._tenant.url_prefix
@@ -194,7 +194,7 @@ class _Rename:
         rename_usage(self._settings.data_dir, self._name, self._new)
 
     def _rename_runs(self) -> None:
-        """Let `tenantry db downgrade` find the tenant's migrations."""
+        """Rename the tenant in the migration journal, for `tenantry db downgrade`."""
         data_dir = self._settings.data_dir
         if journal_file(data_dir).exists():
             before, after = (
@@ -217,7 +217,7 @@ class _Rename:
 
 
 class _Undoing:
-    """Undoes all steps of a move if the `with` block fails."""
+    """A context manager that undoes the steps of a move if the `with` block fails."""
 
     def __init__(self, undo: ExitStack, journal: MoveJournal) -> None:
         self._undo = undo

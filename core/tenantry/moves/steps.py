@@ -20,7 +20,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a move. A step must be safe to run again."""
+    """One step of a move. Running a step twice must be safe."""
 
     name: str
     run: Callable[[], None]

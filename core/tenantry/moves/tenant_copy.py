@@ -1,4 +1,4 @@
-"""Copies the folder of a tenant for a new name of the tenant, while the tenant answers 503.
+"""Copies a tenant's folder to a folder for the tenant's new name, while the tenant answers 503.
 
 Ordinary files become hard links, because the original folder is removed afterwards. SQLite
 databases are copied with SQLite's backup API, because a file with two names would have two
@@ -18,7 +18,7 @@ def copy_tenant_folder(source: Path, target: Path, *, old: str, new: str) -> Non
     Args:
         source: the tenant's folder.
         target: the new folder.
-        old: the tenant's former name. The default database has the former name.
+        old: the tenant's former name. The name of the default database is the former name.
         new: the tenant's new name.
     """
     if target.exists():
