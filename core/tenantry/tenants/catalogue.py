@@ -30,7 +30,7 @@ tenants."""
 
 @dataclass(frozen=True)
 class Catalogue:
-    """One scan of the tenants folder: each tenant file is accepted, rejected or disabled."""
+    """The result of one scan of the tenants folder: accepted, rejected and disabled tenants."""
 
     tenants: tuple[Tenant, ...] = ()
     rejected: tuple[RejectedTenant, ...] = ()
@@ -93,7 +93,7 @@ def rejection_of(tenant: Tenant, conflicts: Iterable[Conflict]) -> RejectedTenan
 
 
 def _without_taken_prefix(rejected: RejectedTenant, accepted: AcceptedTenants) -> RejectedTenant:
-    """Remove a rejected tenant's prefix if it overlaps with that of an accepted tenant."""
+    """Remove a rejected tenant's prefix if it overlaps with the prefix of an accepted tenant."""
     if rejected.prefix is None or accepted.is_free(rejected.prefix):
         return rejected
     return replace(rejected, prefix=None)
@@ -120,7 +120,7 @@ def load_tenant(
 
 
 def check_tenant_exists(settings: HostSettings, name: str) -> None:
-    """Check that a tenant has a file, valid or not.
+    """Check that a tenant has a file, even if the file is not valid.
 
     Raises:
         UnknownTenantError: the tenant has no file.

@@ -15,7 +15,7 @@ from typing import Any
 from tenantry.tenants.problems import ProblemCollector, suggestion
 
 KEY_PREFIX = "tenantry_"
-"""Prefix of each generated client key, by which secret scanners can find a key in a repository."""
+"""Prefix of each client key, so that secret scanners can find a client key in a repository."""
 
 KEY_BYTES = 32
 """Number of random bytes in a client key: 256 bits."""
@@ -29,7 +29,7 @@ KEYS_LIMIT = 5
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-# A client name has no colon, so it cannot look like `oidc:SUB`, the name of a client with a token.
+# A client name has no colon, so it cannot equal `oidc:SUB`, the name of a client with a token.
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 _NAME_RULE = (
@@ -48,8 +48,8 @@ def new_client_key() -> str:
 def key_digest(key: bytes) -> bytes:
     """Return the SHA-256 of a client key. A tenant file contains the hash, never the key.
 
-    A slow password hash would add 100 ms to every request without more protection, because nobody
-    can guess the 256 random bits of a client key.
+    A slow password hash would add 100 ms to every request. It would not add protection, because
+    nobody can guess the 256 random bits of a client key.
     """
     return hashlib.sha256(key).digest()
 
@@ -99,7 +99,7 @@ class Clients:
 
 
 def is_client_name(value: object) -> bool:
-    """Whether a text is a valid client name."""
+    """Whether a value is a valid client name."""
     return isinstance(value, str) and _CLIENT_NAME.fullmatch(value) is not None
 
 
@@ -211,7 +211,7 @@ def _parse_names(known: Sequence[str] | None, fault: str, value: object) -> tupl
 
 def _check_known(known: Sequence[str] | None, fault: str, name: object) -> str:
     if not isinstance(name, str):
-        raise ValueError(f"found {type(name).__name__}; expected a name")  # noqa: TRY004 - pydantic's
+        raise ValueError(f"found {type(name).__name__}; expected a name")  # noqa: TRY004 - pydantic expects ValueError
     if known is not None and name not in known:
         raise ValueError(f"{name!r} {fault}; {suggestion(name, known)}")
     return name

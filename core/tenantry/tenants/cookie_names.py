@@ -1,4 +1,4 @@
-"""Finds names of cookies that no browser keeps under a tenant's URL prefix."""
+"""Finds cookie names that browsers reject under a tenant's URL prefix."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,9 +11,9 @@ _ON_HTTPS = ("__secure-", "__http-")
 
 
 def find_lost_cookies(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each configuration key with a cookie name that browsers drop, and the reason.
+    """Yield each configuration key whose cookie name makes browsers reject the cookie, and why.
 
-    Browsers ignore the case of the prefixes.
+    Browsers compare the prefixes of cookie names without regard to case.
     """
     for key, value in config.items():
         if not (key.endswith("COOKIE_NAME") and isinstance(value, str)):
@@ -39,5 +39,5 @@ def find_lost_cookies(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _is_secure(key: str, config: Mapping[str, Any]) -> bool:
     """Whether a cookie is `Secure`, judging by the usual names of keys."""
     if key not in ("SESSION_COOKIE_NAME", "REMEMBER_COOKIE_NAME"):
-        return True  # the keys of this extension are unknown
+        return True  # Tenantry does not know this extension's keys
     return bool(config.get(f"{key.removesuffix('NAME')}SECURE"))

@@ -1,9 +1,9 @@
-"""Descriptions of tenants, and the differences between two sets of descriptions.
+"""Describes tenants, and compares two sets of descriptions.
 
 `tenantry plan` compares the tenants folder with the served tenants, or with a saved snapshot.
 
-Instead of a secret, a description contains a fingerprint, which only shows whether the secret has
-changed. Fingerprints are comparable only if they were made with the same random `salt`.
+A description contains no secrets. Instead, it contains fingerprints, which show only whether a
+secret has changed. Fingerprints are comparable only if they were made with the same random `salt`.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def describe(tenant: Tenant, salt: str) -> dict[str, Any]:
     keys = {}
     for key, value in config.items():
         if key == "APP_DIR" and not tenant.has_own_app_dir:
-            continue  # the host's folder, which depends on where a command starts
+            continue  # the default depends on the folder in which a command starts
         is_secret = key in tenant.keys_with_secrets
         shown = MASK if is_secret else redact_value(key, value, secrets)
         is_plain = shown is value or shown == value
@@ -84,14 +84,14 @@ def compare(
     routes: Routes,
     rejected: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Change]:
-    """Return the differences between two sets of tenants, sorted by tenant name.
+    """Return the differences between two sets of descriptions, sorted by tenant name.
 
     Args:
         old: the descriptions before the change, by tenant name.
         new: the descriptions after the change, by tenant name.
         routes: returns the routes of endpoints.
-        rejected: the reason for each tenant whose newest file is rejected, so that its old version
-            stays served.
+        rejected: maps each tenant that keeps its old version, because its newest file is rejected,
+            to the reason.
     """
     changes: list[Change] = []
     for name in sorted(old.keys() | new.keys()):
@@ -199,7 +199,7 @@ def read_snapshot(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         document = json.loads(path.read_bytes())
         salt, tenants = str(document["salt"]), dict(document["tenants"])
-        compare(tenants, tenants, lambda _: ())  # the call raises if a description is malformed
+        compare(tenants, tenants, lambda _: ())  # raises an exception if a description is malformed
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TenantryError(
             f"{path} is not a snapshot; create one with: tenantry plan --save FILE."

@@ -18,7 +18,7 @@ from tenantry.errors import Problem, TenantFileError
 from tenantry.files.permissions import is_writable_by_all
 
 FILE_LIMIT_BYTES = 1 << 20
-"""Maximum size of a tenant file in bytes. A typical file has 1 KiB. Reading 1 MiB takes 1 ms."""
+"""Maximum size of a tenant file in bytes. A typical tenant file has 1 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _check_kind_and_mode(path: Path, info: os.stat_result) -> None:
     if info.st_mode & stat.S_IWOTH:
         command = f"chmod o-w {shlex.quote(display_path(path))}"
         _reject(path, f"every user can write to it; run: {command}")
-    for folder in (path.parent, Path(os.path.realpath(path)).parent):  # of link and file
+    for folder in (path.parent, Path(os.path.realpath(path)).parent):  # of the link and of the file
         if is_writable_by_all(folder):
             command = f"chmod o-w {shlex.quote(display_path(folder))}"
             _reject(path, f"every user can write to its folder; run: {command}")
@@ -109,7 +109,7 @@ def _reject(path: Path, text: str) -> NoReturn:
 def is_open_for_writing(path: str) -> bool:
     """Whether a process has a file open for writing. Thread-safe.
 
-    If a writer pauses in the middle, the first half of a tenant file can look like a valid file.
+    If a program pauses while it writes a tenant file, the first half can look like a valid file.
     The result is False if the file belongs to another user, or if the file system does not support
     leases.
     """
@@ -126,7 +126,7 @@ def is_open_for_writing(path: str) -> bool:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(
             fd, fcntl.F_SETLEASE, fcntl.F_UNLCK
-        )  # unlock explicitly, because a forked process can share the lease
+        )  # a forked process can share the lease, so closing the file is not enough
     except BlockingIOError:
         return True
     except OSError:

@@ -1,8 +1,8 @@
-"""Changes in the tenants folder: tenant files with new content, and removed tenant files.
+"""Finds changes in the tenants folder: tenant files with new content, and removed tenant files.
 
-A file has changed only if its content has changed; its time stamp only shows whether to read it
-again. New content is reported once it is stable, because a file that is cut off while it is being
-written often still compiles (48 % of all truncations of a tenant file do).
+A file counts as changed if its content has changed. Its time stamp only shows whether the host has
+to read the file again. New content is reported once it is stable, because a file that is cut off
+while it is being written often still compiles (48 % of all truncations of a tenant file do).
 """
 
 import contextlib
@@ -23,21 +23,20 @@ from tenantry.tenants.file import (
 from tenantry.tenants.round_robin import RoundRobin
 
 SETTLE_S = 0.1
-"""Seconds for which content must stay the same to be stable. Editors and `cp` take less time to
-write a file."""
+"""Seconds without a change after which the content of a file is stable. Editors and `cp` take less
+time to write a file."""
 
 WRITER_PATIENCE_S = 5.0
-"""Maximum seconds that the host waits for a process that has the file open for writing, before the
-host uses the content that is in the file."""
+"""Maximum seconds that the host waits while a process has a file open for writing. The host then
+uses the content of the file."""
 
 REMOVAL_S = 0.5
 """Seconds after which a missing file is reported as removed. Tools that delete and rewrite a file
 take less time."""
 
 RECENT_S = 2.0
-"""Seconds after a change of a file's time stamp during which every scan reads the file. Because
-time stamps have a resolution of 4 ms (ext4) to 2 s (FAT), two changes can have the same time
-stamp."""
+"""Seconds after a file's time stamp for which every scan reads the file. Two changes can have the
+same time stamp, because time stamps have a resolution of 4 ms (ext4) to 2 s (FAT)."""
 
 CHECK_S = 0.5
 """Seconds between two complete scans while a change of the folder's time stamp is recent."""
@@ -62,12 +61,12 @@ class FolderChanges:
 
 @dataclass(slots=True)
 class _File:
-    """What earlier scans have found out about one tenant file."""
+    """What earlier scans know about one tenant file."""
 
     signature: int
     signature_since_s: float
-    """Time at which a scan first saw the signature, by the host's clock, because the clock of a
-    file server can be wrong."""
+    """When a scan first saw the signature, by the host's clock. The clock of a file server can be
+    wrong."""
     is_quiet: bool = False
     """Whether scans can skip the file, because its time stamp was no longer recent when it was
     read."""
@@ -153,7 +152,7 @@ class TenantsFolder:
         return changes
 
     def note_digest(self, name: str, digest: str, *, is_readable: bool) -> None:
-        """Remember the digest of a file that was reported before it was read."""
+        """Record the digest of a file that was reported as new before it was read."""
         file = self._files.get(name)
         if file is not None and not file.digest:
             # If a scan has found a newer change, every scan keeps reading the file, because the
@@ -190,7 +189,7 @@ class TenantsFolder:
         if names:
             self._identity = info.st_dev, info.st_ino
         elif self._files and self._identity not in (None, (info.st_dev, info.st_ino)):
-            self._signature = 0  # this value makes the next scan complete
+            self._signature = 0  # makes the next scan read the whole folder
             raise OSError(errno.ENODEV, _IS_ANOTHER_FOLDER)
         return names
 
@@ -245,7 +244,7 @@ class TenantsFolder:
         except OSError:
             return 0, 0.0
         self._has_links = self._has_links or info.st_nlink > 1
-        # A tool that copies a file can set `st_mtime`, but not `st_ctime`.
+        # A program that copies a file can set `st_mtime`, but not `st_ctime`.
         return _signature(info), info.st_ctime
 
     def _note_missing(self, name: str, changes: FolderChanges) -> None:

@@ -54,7 +54,7 @@ class LastGood:
         """What each tenant claimed when it last served, by tenant name."""
         self._is_open = self._is_started = self._has_failed = False
         self._unsaved: dict[str, Tenant] = {}
-        self._changes: dict[str, Claims | None] = {}  # these changes are not saved yet
+        self._changes: dict[str, Claims | None] = {}  # changes to save
 
     def open(self) -> dict[str, Claims]:
         """Read the record, and return the claims."""
@@ -63,7 +63,7 @@ class LastGood:
         return self.claims
 
     def end_start(self, names: Collection[str]) -> None:
-        """Note that all tenant files are known, and forget all tenants except `names`."""
+        """Record that all tenant files are known, and forget all tenants except `names`."""
         self._is_started = True
         if not names:
             return  # an empty folder may be a volume that is mounted late
@@ -90,7 +90,7 @@ class LastGood:
     def content(self, name: str) -> FileContent | None:
         """Return the last good content of a tenant file, or None if it is missing or damaged.
 
-        After the start, the result is None, because the host then knows which tenants serve.
+        After the start of the host, the result is None, because the host knows which tenants serve.
         """
         claims = self.claims.get(name)
         if claims is None or self._is_started:
@@ -126,7 +126,7 @@ class LastGood:
 
     def _save_text(self, tenant: Tenant) -> None:
         content = read_content(self._tenants_dir / f"{tenant.name}.py")
-        if content.digest == tenant.digest:  # otherwise, the file has changed again
+        if content.digest == tenant.digest:  # otherwise, the file has changed
             _replace(self._text_file(tenant.name), content.source)
             claims = self.claims[tenant.name] = Claims(tenant.digest, tenant.url_prefix)
             self._changes[tenant.name] = claims
@@ -168,7 +168,7 @@ def _replace(path: Path, content: bytes) -> None:
     try:
         fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, content)  # a regular file takes all bytes, or raises an error
+            os.write(fd, content)  # writes all bytes to a regular file, or raises an error
         finally:
             os.close(fd)
         unfinished.replace(path)

@@ -34,8 +34,8 @@ ANSWER_GRACE_S = 5.0
 forking take 0.1 s."""
 
 MESSAGE_LIMIT_CHARS = 1000
-"""Maximum length of the message of an exception that a tenant file raises, enough for a list of
-problems."""
+"""Maximum length of the message of an exception that a tenant file raises. The message can be a
+list of problems."""
 
 _SETTINGS_ONLY = "a tenant file must only set names."
 
@@ -57,7 +57,7 @@ class LoadedFile:
     """SHA-256 of the bytes that were run, in hexadecimal."""
     values: dict[str, Any] = field(repr=False)  # contains secrets
     problems: tuple[Problem, ...] = ()
-    """A problem for each value that is not plain data, and for each change to the process."""
+    """One problem for each value that is not plain data, and for each change to the process."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """The secrets that `secret(…)` returned to the file, which no message may show."""
 
@@ -170,7 +170,7 @@ class Loader:
             environ["TENANTRY_DATA_DIR"] = str(self._data_dir.absolute())
         if not self._creates_secrets:
             environ[THROW_AWAY] = os.urandom(NEW_SECRET_BYTES).hex()
-        process = subprocess.Popen(  # noqa: S603 - our own file
+        process = subprocess.Popen(  # noqa: S603 - a file of Tenantry
             [python_executable(), "-I", "-B", str(_CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -70,7 +70,7 @@ def _write(fd: int, payload: bytes) -> None:
 
 
 def main() -> None:
-    """Answer requests to run tenant files until stdin ends."""
+    """Run the tenant files that the host sends, until stdin ends."""
     requests, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
@@ -159,7 +159,7 @@ def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
     secrets = _recorded_secrets()
     before = _process_state()
     try:
-        exec(compile(source, file, "exec", dont_inherit=True), namespace)  # noqa: S102 - its purpose
+        exec(compile(source, file, "exec", dont_inherit=True), namespace)  # noqa: S102 - this process exists to run the file
     except SystemExit as error:
         code = "" if error.code is None else str(error.code)
         return {"system_exit": [_redact(code, secrets, namespace), _line(error, file)]}
@@ -203,7 +203,7 @@ def _recorded_secrets() -> list[str]:
 def _redact(text: str, secrets: list[str], namespace: dict[str, Any]) -> str:
     named = [value for key, value in list(namespace.items()) if _is_secret_name(key)]
     for value in (*secrets, *named):
-        if isinstance(value, str) and len(value) > 3:  # noqa: PLR2004 - a shorter one can be a word
+        if isinstance(value, str) and len(value) > 3:  # noqa: PLR2004 - a shorter secret can be a word
             text = text.replace(value, "…")
     return text
 

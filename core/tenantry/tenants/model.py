@@ -1,4 +1,4 @@
-"""A tenant: the validated, frozen content of one tenant file.
+"""Defines a tenant: the validated, immutable content of one tenant file.
 
 The fields of `Tenant` are the keys of a tenant file. A test compares the table in
 `tenants/README.md` with the descriptions and defaults of these fields.
@@ -84,7 +84,7 @@ def _check_rate_limit(value: str) -> str:
 
 def _check_maintenance(value: object) -> object:
     if not isinstance(value, bool | str):
-        raise ValueError("expected True, False or a message for the clients")  # noqa: TRY004 - pydantic's
+        raise ValueError("expected True, False or a message for the clients")  # noqa: TRY004 - pydantic expects ValueError
     return value
 
 
@@ -112,7 +112,7 @@ _SecretKey = Annotated[SecretStr, AfterValidator(_check_secret)]
 
 
 class Tenant(BaseModel):
-    """The content of one version of a tenant file, frozen so that threads can share it."""
+    """The content of one version of a tenant file, which is immutable, so threads can share it."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", populate_by_name=True)
 
@@ -124,7 +124,9 @@ class Tenant(BaseModel):
     )
     has_own_app_dir: bool = Field(False, description="Whether the file sets `APP_DIR`.")
     flask: Mapping[str, Any] = Field(
-        default_factory=dict, repr=False, description="Every other key, for `app.config`."
+        default_factory=dict,
+        repr=False,
+        description="All other keys of the tenant file, which go to `app.config` unchanged.",
     )
 
     app_name: str = Field(
@@ -304,7 +306,7 @@ class Tenant(BaseModel):
 
     @property
     def database_url(self) -> "URL":
-        """The parsed `DATABASE_URI`, whose text form masks the password."""
+        """The parsed `DATABASE_URI`. Converting the URL to text masks the password."""
         return parse_database_url(self.database_uri.get_secret_value())
 
     def config(self) -> dict[str, Any]:

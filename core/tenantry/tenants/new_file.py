@@ -1,4 +1,4 @@
-"""New tenant files: checks that names, prefixes and secrets are free, and writes the files.
+"""Checks that the name, the prefix and the secrets of a new tenant are free, and writes its file.
 
 The commands `new`, `restore` and `clone` use this module. No function replaces an existing file.
 """
@@ -69,7 +69,7 @@ def create_tenant(
 def check_name_is_free(settings: HostSettings, name: str) -> None:
     """Check that no tenant file, no data and no secret with a name exist.
 
-    No command that an error message suggests affects another tenant.
+    Each command that an error message suggests affects only this name, and no other tenant.
 
     Raises:
         TenantryError: a file, data or a secret with this name exists.

@@ -26,7 +26,7 @@ class OpenId:
     # The query of `jwks_uri` can contain a secret.
     jwks_uri: str | None = field(default=None, repr=False)
     claims: tuple[tuple[str, tuple[ClaimValue, ...]], ...] = ()
-    """Pairs of a claim that a token must have and the accepted values of the claim.
+    """Pairs of the name of a required claim and the accepted values of the claim.
 
     The name can be a path, such as `realm_access.roles`.
     """
@@ -46,7 +46,7 @@ def parse_openid(value: object) -> OpenId | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise ValueError(  # noqa: TRY004 - pydantic's
+        raise ValueError(  # noqa: TRY004 - pydantic expects ValueError
             "expected a dict, like {'issuer': 'https://login.example.org', 'audience': 'shop'}"
         )
     problems = ProblemCollector()
@@ -83,7 +83,7 @@ def check_url(value: object, *, is_local_allowed: bool = True) -> str:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether a host name means the local machine."""
+    """Whether a host name refers to the local machine."""
     if host == "localhost":
         return True
     try:
@@ -110,7 +110,7 @@ def _parse_audiences(value: object) -> tuple[str, ...]:
 
 def _parse_claims(value: object) -> tuple[tuple[str, tuple[ClaimValue, ...]], ...]:
     if not isinstance(value, dict):
-        raise ValueError("expected a dict of claim → value, like {'role': 'shop'}")  # noqa: TRY004 - pydantic's
+        raise ValueError("expected a dict of claim → value, like {'role': 'shop'}")  # noqa: TRY004 - pydantic expects ValueError
     problems = ProblemCollector()
     parsed = [
         (name, problems.parse(f"[{name!r}]", partial(_parse_claim, name), item))
@@ -122,7 +122,7 @@ def _parse_claims(value: object) -> tuple[tuple[str, tuple[ClaimValue, ...]], ..
 
 def _parse_claim(name: object, value: object) -> tuple[ClaimValue, ...]:
     if not isinstance(name, str):
-        raise ValueError(f"found {type(name).__name__}; expected the name of a claim")  # noqa: TRY004 - pydantic's
+        raise ValueError(f"found {type(name).__name__}; expected the name of a claim")  # noqa: TRY004 - pydantic expects ValueError
     if not all(name.split(".")):
         raise ValueError("expected the name of a claim, or a path like 'realm_access.roles'")
     if name in REGISTERED_CLAIMS:

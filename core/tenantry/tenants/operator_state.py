@@ -2,8 +2,8 @@
 
 Operators set maintenance and disable tenants with commands. The host parks a tenant whose requests
 end worker processes. Each tenant's operator state is in one small file,
-`<data>/<name>/operator_state.json`, which each change replaces. Running workers read the file when
-it changes. The state survives restarts.
+`<data>/<name>/operator_state.json`. A change replaces the file, and running workers read the new
+file. A restart does not change the state.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tenantry.tenants.round_robin import RoundRobin
 _FILE_NAME = "operator_state.json"
 
 _FORMER_FILE_NAME = "levers.json"
-"""Name of the state file in earlier versions, which is still read until the state changes."""
+"""Name of the state file in earlier versions of Tenantry, which is read until the state changes."""
 
 _TRIAL_WAIT_S = 1.0
 """Seconds that the end of a trial waits while another process changes a tenant's state."""
@@ -30,7 +30,7 @@ _TRIAL_WAIT_S = 1.0
 _LOCK_POLL_S = 0.05
 
 _UNREADABLE = -1
-"""The stamp of a state file whose folder cannot be read."""
+"""Stamp of a state file whose folder cannot be read."""
 
 MOVING_MESSAGE = "The tenant is being moved. Try again in a moment."
 """The response to clients while a command renames, removes or replaces the tenant."""
@@ -57,7 +57,7 @@ class OperatorState:
 
     @property
     def effective_maintenance(self) -> bool | str:
-        """The maintenance that applies now. While a tenant moves, `MOVING` applies."""
+        """The value of `maintenance` that applies now, which is `MOVING` while the tenant moves."""
         return MOVING_MESSAGE if self.is_moving else self.maintenance
 
 
@@ -153,7 +153,7 @@ _FIELD_TYPES = {
 def effective_operator_state(data_dir: Path, name: str) -> tuple[OperatorState, str]:
     """Return a tenant's state and, if its state file cannot be read, the reason.
 
-    A tenant whose state cannot be read counts as disabled, as in a host that starts.
+    A tenant whose state cannot be read counts as disabled, as it does when a host starts.
     """
     try:
         state = read_operator_state(data_dir, name)
@@ -193,7 +193,7 @@ def write_operator_state(data_dir: Path, name: str, state: OperatorState) -> Non
 
 def announce_change(data_dir: Path, name: str) -> None:
     """Tell running workers that the state of a tenant has changed."""
-    # If the disk is full, there is no marker, and workers find the change by polling.
+    # If the disk is full, no marker is written, and workers find the change by polling.
     with contextlib.suppress(OSError):
         _replace_file(_change_marker(data_dir), name)
 
@@ -277,7 +277,7 @@ def _replace_file(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     except OSError:
-        # The unfinished file may not exist. Only the first error matters.
+        # The unfinished file may not exist. The first error is more important.
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise
@@ -329,8 +329,8 @@ class OperatorStateWatch:
     def _look_at(self, name: str) -> Iterator[tuple[str, OperatorState]]:
         try:
             is_held = is_moving(self._data_dir, name)
-            # A build from before the move may end during the move, so each check holds the tenant
-            # again.
+            # A build that began before the move may end during the move, so each scan holds the
+            # tenant again.
             stamp = time.monotonic_ns() if is_held else operator_state_stamp(self._data_dir, name)
             if stamp == self._stamps.get(name, 0):
                 return

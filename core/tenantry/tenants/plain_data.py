@@ -47,7 +47,7 @@ _TAGS = {
     "datetime.timedelta": "timedelta",
     "decimal.Decimal": "decimal",
     "pathlib.PosixPath": "path",
-    "pathlib._local.PosixPath": "path",  # this is the name of the class in Python 3.13
+    "pathlib._local.PosixPath": "path",  # the name of the class in Python 3.13
     "uuid.UUID": "uuid",
 }
 
@@ -66,7 +66,7 @@ def tag(
         depth_limit: maximum nesting of containers.
 
     Raises:
-        TypeError: the data is not plain; the message is the type of the value, or the reason.
+        TypeError: the value is not plain data. The message is the type of the value, or the reason.
     """
     kind = type(value)
     if value is None or kind in (bool, str):

@@ -1,4 +1,4 @@
-"""Problems with the keys of a tenant file, as messages for operators. No message shows a secret."""
+"""Describes problems with the keys of a tenant file. No message shows a secret."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,10 +12,10 @@ from tenantry.planned import PLANNED, PLANNED_KEYS
 _FLASK_KEYS = frozenset(Flask.default_config)
 
 _NEVER_SHOWN = frozenset({*SECRET_KEYS, "DATABASE_URI", "OIDC"})
-"""Keys whose values no message shows, because even a wrong URL or issuer can contain a password."""
+"""Keys whose values are never shown, because even an invalid URL can contain a password."""
 
 _SHOWN_CHARS = 60
-"""Maximum length of a value in a message, so that the message is readable on one line."""
+"""Maximum number of characters of a value in a message, so that the message fits on one line."""
 
 _EXPECTED: Mapping[str, str] = {
     "bool_type": "True or False",
@@ -36,7 +36,7 @@ _EXPECTED: Mapping[str, str] = {
 T = TypeVar("T")
 
 
-class ValueProblems(ValueError):  # noqa: N818 - several at once
+class ValueProblems(ValueError):  # noqa: N818 - contains several problems
     """Problems inside one value, as pairs of a place (`['mobile']['expires']`) and a message."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:

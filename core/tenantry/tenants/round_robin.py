@@ -1,11 +1,11 @@
-"""Round robin: spreads a scan of many tenants over several short scans."""
+"""Spreads a scan of many tenants over several short scans, by round robin."""
 
 import math
 from collections.abc import Collection
 
 
 class RoundRobin:
-    """Takes a few of many names in turn, so that a scan stays short. Not thread-safe."""
+    """Returns a part of many names at each call, so that each scan is short. Not thread-safe."""
 
     def __init__(self) -> None:
         self._left: list[str] = []

@@ -2,7 +2,7 @@
 
 `secret(NAME)` looks in these places, in this order: the environment, the file that `NAME_FILE`
 names, systemd's credentials folder, a container's `/run/secrets`, and `<data>/secrets`. The module
-imports little, because the loader process, which must start fast, uses it.
+imports little, because the loader process imports it and must start fast.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ NEW_SECRET_BYTES = 32
 """Number of random bytes in a new secret: 256 bits, which nobody can guess."""
 
 THROW_AWAY = "TENANTRY_THROW_AWAY_SECRETS"
-"""Environment variable of a loader process whose tenant files must not create secrets.
+"""Environment variable that prevents the tenant files of a loader process from creating secrets.
 
 The value of the variable is random. Instead of creating a secret, a tenant file gets a hash of this
 value and of the secret's name.
@@ -83,7 +83,7 @@ def secret_file(name: str, data_dir: str = "") -> str:
 
 
 def create_secret(name: str, data_dir: str = "") -> str:
-    """Return a secret from `<data>/secrets`, after creating it at random if it is missing.
+    """Return a secret from `<data>/secrets`. A missing secret is created at random.
 
     If several processes create a secret at the same time, all return the same value.
 
@@ -100,7 +100,7 @@ def create_secret(name: str, data_dir: str = "") -> str:
                 file.write(os.urandom(NEW_SECRET_BYTES).hex() + "\n")
             os.link(unfinished, path)
         except FileExistsError:
-            pass  # another process has created the secret
+            pass  # another process has just created the secret
         finally:
             os.unlink(unfinished)
     except OSError as error:
@@ -109,7 +109,7 @@ def create_secret(name: str, data_dir: str = "") -> str:
 
 
 def _hint(name: str) -> str:
-    """Return how to use the credentials of a running unit that has the secret, or ""."""
+    """Return how to read the secret from the credentials of a running systemd unit, or ""."""
     try:
         units = sorted(os.listdir(SERVICE_CREDENTIALS))
     except OSError:

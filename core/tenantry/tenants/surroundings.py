@@ -1,8 +1,8 @@
-"""Finds risks for tenants in the surrounding machine, for `tenantry check`.
+"""Finds risks for tenants outside their files, for `tenantry check`.
 
 Other users of the machine can change code that the host executes, or read data. Environment
-variables can change the configuration of every app. The host still serves the tenants that this
-module reports, unless every user can change their code.
+variables can change the configuration of every app. The host serves tenants with such risks, unless
+every user can change their code.
 """
 
 import os
@@ -20,7 +20,7 @@ from tenantry.tenants.model import Tenant
 _SHOWN_PATHS = 3
 
 _NOT_KEYS = ("FLASK_APP", "FLASK_DEBUG", "FLASK_SKIP_DOTENV", "FLASK_RUN_")
-"""Environment variables that Flask itself reads, most of them only in Flask's own commands."""
+"""Environment variables that Flask itself reads. Most of them affect only Flask's own commands."""
 
 _DEBUG_IS_OFF = frozenset({"", "0", "false", "no"})
 """Values of `FLASK_DEBUG` that leave debugging off, in lower case."""

@@ -13,16 +13,16 @@ from tenantry.grammar import parent_prefixes
 from tenantry.tenants.model import Tenant
 
 _Claim = bytes
-"""A hash of a secret key or of a database, which is short because a process can hold the hashes of
-10,000 tenants."""
+"""A hash of a secret key or of a database. The hash is short, because a process can hold the hashes
+of 10,000 tenants."""
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """A secret key, database or prefix that a tenant claims although another tenant has it."""
+    """A claim of a tenant to a secret key, database or prefix that another tenant already has."""
 
     owner: str
-    """The name of the tenant that already has the claimed value."""
+    """Name of the tenant that already has the claimed value."""
     problem: Problem
 
 
@@ -32,8 +32,8 @@ class AcceptedTenants:
     def __init__(self) -> None:
         self._tenants: dict[str, Tenant] = {}
         self._owners: dict[_Claim, str] = {}
-        self._prefixes: dict[str, str] = {}  # prefix → tenant name
-        self._below: dict[str, set[str]] = {}  # parent prefix → names of the tenants under it
+        self._prefixes: dict[str, str] = {}  # maps a prefix to its tenant
+        self._below: dict[str, set[str]] = {}  # maps a prefix to the tenants under it
 
     def conflicts(self, tenant: Tenant) -> list[Conflict]:
         """Return a tenant's conflicts with accepted tenants."""
@@ -60,7 +60,7 @@ class AcceptedTenants:
             return
         claims = set(_claims(tenant).values())
         if any(self._owners.get(claim) != name for claim in claims):
-            # The path of the tenant's database contains a link, which has changed since `add`.
+            # A link in the path of the tenant's database has changed since the call of `add`.
             claims = {claim for claim, owner in self._owners.items() if owner == name}
         for claim in claims:
             del self._owners[claim]

@@ -1,4 +1,4 @@
-"""Validation: turns the content of one tenant file into a `Tenant`, or into a list of problems.
+"""Turns the content of one tenant file into a `Tenant`, or into a list of problems.
 
 The module `uniqueness` compares the tenants with each other.
 """
@@ -28,8 +28,8 @@ _NO_ENTRIES: Mapping[str, Any] = {}
 safer, but cannot be pickled."""
 
 _NO_FIELDS: set[str] = set()
-"""An empty set that all tenants share in place of pydantic's set of given fields, which no code
-reads."""
+"""An empty set that all tenants share in place of pydantic's set of given fields. No code reads the
+set."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def validate_file(
 def load_content(
     content: FileContent, loader: Loader, timeout_s: float = RUN_TIMEOUT_S
 ) -> LoadedFile:
-    """Run the content of a tenant file, if the file's name is a valid tenant name.
+    """Run the content of a tenant file, and return the values that it sets.
 
     Raises:
         TenantFileError: the file's name is invalid, or the file cannot be read or run to its end.
@@ -134,7 +134,7 @@ def validate_loaded(loaded: LoadedFile, settings: HostSettings) -> Tenant:
 
     Raises:
         TenantFileError: the file has problems, such as an endpoint that does not exist. The error
-            contains all of them.
+            contains all problems.
     """
     problems = list(loaded.problems)
     tenant: Tenant | None = None
@@ -174,7 +174,7 @@ def parse_tenant(
     secrets: Collection[str] = (),
     is_development: bool = False,
 ) -> Tenant:
-    """Validate the values that a tenant file sets, but not whether the endpoints exist.
+    """Validate the values that a tenant file sets, without checking whether the endpoints exist.
 
     Args:
         name: the tenant's name.
@@ -199,7 +199,7 @@ def parse_tenant(
         check_tenant_name(name)
     except ValueError as error:
         problems.append(Problem(file, f"{error}; rename the file."))
-        prefix = "/a"  # a valid prefix avoids a second problem because of the same name
+        prefix = "/a"  # a valid prefix prevents a second problem with the name
     fields = {
         "name": name,
         "file": file,
