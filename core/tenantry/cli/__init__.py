@@ -41,7 +41,7 @@ MISUSE = 2
 """Exit code of a command with wrong arguments or settings."""
 
 INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a command that Ctrl-C ended, which is also the exit code in shells."""
+"""Exit code of a command that Ctrl-C ended. Shells use the same exit code."""
 
 
 class LazyGroup(click.Group):
@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         del ctx
-        return [*COMMANDS]  # the name `list` may refer to the submodule `cli.list`
+        return [*COMMANDS]  # here, `list` may refer to the submodule `cli.list`
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -60,10 +60,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the called command.
-
-        If the program that reads the output has ended, the command ends without an error.
-        """
+        """Run the called command. If no program reads its output any more, end without an error."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

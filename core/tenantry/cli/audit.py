@@ -75,7 +75,7 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
             trusted_hosts=settings.trusted_hosts,
             known_listeners=listeners,
         )
-    if names:  # omit findings about secrets that no tenant uses
+    if names:  # findings about unused secrets have no tenant
         found = [finding for finding in found if finding.tenants]
     return [*rejected, *failed, *found], len(tenants) + len(rejected)
 

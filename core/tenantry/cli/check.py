@@ -79,7 +79,7 @@ def find_problems(
 ) -> list[tuple[str, Problem]]:
     """Return pairs of a tenant's name and a problem, sorted by name.
 
-    Each valid tenant is built, and each database is connected once.
+    The function builds each valid tenant, and connects to each database once.
     """
     problems = [
         (tenant.name, problem)
@@ -109,7 +109,7 @@ def find_problems(
 
 
 def find_notes(settings: HostSettings, tenants: Sequence[Tenant]) -> list[tuple[str, Problem]]:
-    """Return notes about what an operator may intend, as pairs of a tenant's name and a note.
+    """Return notes, which an operator may ignore, as pairs of a tenant's name and a note.
 
     A note that concerns the whole host has an empty name.
     """

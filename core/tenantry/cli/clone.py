@@ -47,7 +47,7 @@ def command(
     with (
         interrupting_signals(),
         capsule_progress(is_json) as on_progress,
-        new_tenant_staging(settings, new) as staging,  # the check fails early if the name is taken
+        new_tenant_staging(settings, new) as staging,  # fails early if the name is taken
         backup_staging(settings.data_dir, name) as folder,
     ):
         path = Path(folder, "capsule")

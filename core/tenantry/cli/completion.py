@@ -1,6 +1,6 @@
-"""Completes the names of tenants in a shell.
+"""Completes the names of tenants on the command line of a shell.
 
-Click itself completes commands and options. Completion must print no error. If an error occurs,
+Click itself completes commands and options. Completion must print no error. Therefore, on an error
 such as a missing tenants folder, nothing is completed.
 """
 

@@ -33,7 +33,7 @@ from tenantry.tenants.validation import RejectedTenant
 COLUMNS = ("name", "state", "database", "code", "reason")
 
 GOOD_STATES = ("no tables", "at head", "upgraded", "downgraded")
-"""Migration states that need no action by the operator."""
+"""Migration states that require no action by the operator."""
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 

@@ -29,7 +29,7 @@ def _check_path(_: click.Context, __: click.Parameter, path: str) -> str:
 
 
 def _read_data(_: click.Context, __: click.Parameter, text: str | None) -> bytes | None:
-    """Return the request body. The bytes of a file are not changed."""
+    """Return the request body: a text, or the unchanged bytes of a file."""
     if text is None:
         return None
     if not text.startswith("@") and text != "-":
@@ -109,7 +109,7 @@ def _read(response: Response) -> tuple[bytes, str]:
     parts: list[bytes] = []
     try:
         for part in response.iter_encoded():
-            parts.append(part)  # noqa: PERF402 - keeps the parts that precede an exception
+            parts.append(part)  # noqa: PERF402 - an exception must not discard the earlier parts
     except ResponseCutError as error:
         return b"".join(parts), str(error.strerror)
     return b"".join(parts), ""

@@ -1,4 +1,4 @@
-"""Tells an operator which option to use instead of an option of another program."""
+"""Suggests an option of `tenantry` to an operator who types an option of another program."""
 
 import click
 
@@ -24,7 +24,7 @@ OTHER_NAMES = {
     "-t": "--tenant NAME",
     "-w": "--workers N",
 }
-"""Maps options of gunicorn, Flask, curl, kubectl and docker to our option for the same purpose."""
+"""Maps options of gunicorn, Flask, curl, kubectl and docker to equivalent options of Tenantry."""
 
 
 def describe_unknown_option(error: click.NoSuchOption) -> str:

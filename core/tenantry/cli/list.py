@@ -19,7 +19,7 @@ from tenantry.tenants.operator_state import effective_operator_state
 COLUMNS = ("name", "prefix", "state", "endpoints", "reason")
 
 WORKER_FIELDS = ("state", "since", "digest", "reason", "database")
-"""What each worker reports about a tenant.
+"""Fields of a worker's report about a tenant.
 
 With `--json`, the command prints these fields for each worker.
 """

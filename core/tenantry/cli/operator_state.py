@@ -14,8 +14,8 @@ def change_tenant_state(name: str, **changes: bool | int | str) -> OperatorState
     another.
 
     Raises:
-        UnknownTenantError: There is no tenant of this name. TenantryError: The operator state
-        cannot be read or written, and is unchanged.
+        UnknownTenantError: There is no tenant of this name.
+        TenantryError: The operator state cannot be read or written, and is unchanged.
     """
     settings = read_settings()
     check_tenant_exists(settings, name)

@@ -22,10 +22,10 @@ GAP = 2
 """Width in characters of the gap between two columns."""
 
 _SEPARATORS = str.maketrans("\t\r\n", "   ")
-"""Replaces the separators of cells and lines inside the texts of a table in a pipe."""
+"""Replaces tabs and line breaks in texts, because they separate the cells and lines of a table."""
 
 _UNIT = re.compile(r"(_s/s|/s|_s)$")
-"""The unit at the end of a heading."""
+"""Pattern of the unit at the end of a heading."""
 
 json_option = click.option("--json", "is_json", is_flag=True, help="Print JSON.")
 
@@ -38,7 +38,7 @@ def print_json(document: Any) -> None:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, optional: Sequence[str] = ()
 ) -> None:
-    """Print rows as a table or, in a pipe, as tab-separated lines, with a heading in both cases.
+    """Print rows with a heading, as a table or, in a pipe, as tab-separated lines.
 
     Args:
         columns: The heading of each column. A heading ends with the unit of the column, as in
@@ -65,7 +65,7 @@ def fitting_table(
     """Return a table for a terminal of `width` characters.
 
     Numbers are rounded and aligned, and are never cut. Texts wrap. If the table is too wide,
-    columns of `optional` are left out, and the caption names them.
+    columns in `optional` are left out, and the caption names these columns.
     """
     cells = {name: [_shown(name, row[at]) for row in rows] for at, name in enumerate(columns)}
     numbers = {
@@ -120,14 +120,14 @@ def _width_of(cells: dict[str, list[str]], numbers: Collection[str]) -> int:
 
 
 def _exact(value: object) -> str:
-    """Return a value for programs."""
+    """Return the text of a value for programs, with all digits."""
     if isinstance(value, datetime):
         return value.isoformat()
     return "" if value is None else str(value)
 
 
 def _shown(name: str, value: object) -> str:
-    """Return a value for people: rounded, with separators and units."""
+    """Return the text of a value for people: rounded, with separators and units."""
     if value is None:
         return ""
     if isinstance(value, datetime):

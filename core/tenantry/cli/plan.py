@@ -32,9 +32,9 @@ from tenantry.tenants.operator_state import effective_operator_state
 from tenantry.tenants.validation import parse_tenant
 
 STDOUT = Path("-")
-"""The FILE that means standard output."""
+"""The name that means standard output instead of a file."""
 
-TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - not used to sign anything
+TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs nothing
 
 
 @click.command(
@@ -122,7 +122,7 @@ def read_folder(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return descriptions of the valid tenants, and the problems of each tenant."""
 
-    def rank(tenant: Tenant) -> int:  # in a conflict, a serving tenant wins against a new tenant
+    def rank(tenant: Tenant) -> int:  # in a conflict, a serving tenant takes precedence
         if tenant.name not in old:
             return 2
         return int(describe(tenant, salt) != old[tenant.name])

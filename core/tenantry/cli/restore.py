@@ -164,7 +164,7 @@ def print_access(capsule: Capsule) -> None:
 
 
 def print_restored(name: str, restored: RestoredTenant, *, is_json: bool) -> None:
-    """Print what was restored, and which steps the operator has to do."""
+    """Print what was restored, and what the operator has to do next."""
     summary = restored.summary
     if is_json:
         document: dict[str, object] = {

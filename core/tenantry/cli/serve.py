@@ -23,7 +23,7 @@ def _check_bind(_: click.Context, __: click.Parameter, bind: str) -> str:
     match = _BIND.fullmatch(bind)
     if match is None:
         raise click.BadParameter(f"{bind!r}: write it like 127.0.0.1:8000 or unix:/run/t.sock.")
-    if match[1] is not None and not 1 <= int(match[1]) <= 65535:  # noqa: PLR2004 - last TCP port
+    if match[1] is not None and not 1 <= int(match[1]) <= 65535:  # noqa: PLR2004 - the last TCP port
         raise click.BadParameter(f"{bind!r}: use a port from 1 to 65535.")
     return bind
 
@@ -87,12 +87,12 @@ def command(
 
 
 def _replace_process(arguments: list[str]) -> None:
-    """Replace this process with gunicorn, which frees the memory of imported modules."""
+    """Replace this process with gunicorn, to free the memory of imported modules."""
     sys.stdout.flush()
     # With the option -P, the current folder is not the first item of sys.path.
     words = [sys.executable, "-P", "-m", "tenantry.server", *arguments]
     try:
-        os.execv(sys.executable, words)  # noqa: S606 - starts a process without a shell on purpose
+        os.execv(sys.executable, words)  # noqa: S606 - no shell is involved
     except OSError as error:
         raise TenantryError(f"cannot start {sys.executable}: {error.strerror}.") from error
 

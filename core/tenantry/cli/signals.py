@@ -25,7 +25,7 @@ def interrupting_signals() -> Iterator[None]:
         received.append(number)
         for other in handled:
             signal.signal(other, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
-        raise KeyboardInterrupt  # this exception makes database drivers stop waiting
+        raise KeyboardInterrupt  # makes database drivers stop waiting
 
     for number in handled:
         signal.signal(number, interrupt)
@@ -42,6 +42,6 @@ def interrupting_signals() -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """Ignore SIGINT, SIGTERM and SIGHUP, so that no partial tenant remains."""
+    """Ignore SIGINT, SIGTERM and SIGHUP from now on, so that no partial tenant remains."""
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

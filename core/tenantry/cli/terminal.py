@@ -23,9 +23,9 @@ def open_terminal() -> None:
 
 
 def end_quietly() -> NoReturn:
-    """End the command if the reading program has ended, as in `tenantry list | head -1`.
+    """End the command if no program reads its output any more, as in `tenantry list | head -1`.
 
-    The command's exit code is that of a program that SIGPIPE ends.
+    The exit code is the same as for a program that SIGPIPE ends.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())  # Python flushes stdout once more when it exits

@@ -24,7 +24,7 @@ from tenantry.observability.usage_rates import CURRENT, RATES, UsageRates, colum
 from tenantry.settings import read_settings
 
 ANSWER_TIMEOUT_S = 0.5
-"""How long to wait until a worker reports its number of requests in flight.
+"""Maximum seconds to wait until a worker reports its number of requests in flight.
 
 If a worker does not answer in time, its requests in flight are not shown.
 """
@@ -87,7 +87,8 @@ def _watch(rates: UsageRates, interval_s: float, sort: str) -> None:
 def render_table(rows: list[dict[str, Any]], height: int, width: int, sort: str) -> Table:
     """Return a table of the first `height` rows for a terminal of `width` characters.
 
-    The caption of the table tells how many rows are omitted. The column to sort by is always shown.
+    The caption of the table states how many rows are omitted. The column to sort by is always
+    shown.
     """
     caption = f"and {len(rows) - height} more rows" if len(rows) > height else "quit with Ctrl-C"
     return fitting_table(

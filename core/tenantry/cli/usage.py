@@ -87,7 +87,7 @@ def usage_rows(used: Mapping[str, Counts]) -> list[dict[str, Any]]:
 
 
 def table_row(row: Mapping[str, Any]) -> list[Any]:
-    """Return the values of a row in the order of `COLUMNS`, and convert the time for tables."""
+    """Return the values of a row in the order of `COLUMNS`, with the time as a `datetime`."""
     last = row["last_used"]
     return [*[row[name] for name in COLUMNS[:-1]], last and datetime.fromisoformat(last)]
 
