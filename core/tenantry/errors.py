@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 
 def one_line(error: BaseException, *, with_type: bool = False) -> str:
-    """Return an exception's message on one line. The message may contain secrets.
+    """Return the message of an exception on one line. The message may contain secrets.
 
     Args:
-        error: the exception; its `__str__` method may raise anything.
+        error: the exception, whose `__str__` method may raise any exception.
         with_type: whether to put the exception's type first, as in `ValueError: no`. An exception
             without a message always becomes the name of its type.
     """

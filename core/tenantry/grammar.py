@@ -2,7 +2,7 @@
 
 Names come from tenant files, settings, the command line, and the paths and headers of requests. A
 `check_…` function returns a valid name, or raises a `ValueError` that describes the expected form.
-The caller adds the place of the invalid name and, unless the name is secret, the name itself.
+The caller adds where the invalid name was found and, unless the name is secret, the name itself.
 """
 
 import ipaddress

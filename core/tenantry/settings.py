@@ -24,7 +24,7 @@ ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 """The addresses that stand for every address of the machine."""
 
 ForwardedHeader = Literal["for", "proto", "host", "port", "prefix"]
-"""The last part of the name of an `X-Forwarded-…` header, in lower case."""
+"""The last part of the name of an `X-Forwarded-…` header, in lower case, such as `proto`."""
 
 _STORAGE = re.compile(r"memory://|rediss?://(?!$)[^/?#\s]*(?:/[0-9]*)?(?:\?[^#\s]*)?")
 _STORAGE_EXPECTED = "expected memory:// or redis://HOST:PORT/NUMBER, like redis://127.0.0.1:6379/0"
@@ -260,7 +260,7 @@ def _field(name: str) -> str:
 def _unknown(name: str) -> str:
     if _field(name) in PLANNED_SETTINGS:
         return f"{name}: {PLANNED}"
-    # The comparison leaves out the common prefix `TENANTRY_`, which makes any two names similar.
+    # The comparison ignores the common prefix `TENANTRY_`, which would make any two names similar.
     fields = [*HostSettings.model_fields, *PLANNED_SETTINGS]
     close = difflib.get_close_matches(_field(name), fields, n=1)
     if close:

@@ -1,5 +1,5 @@
-"""Limits the size of each tenant's folder and the shared memory, and checks who can access files.
+"""Limits tenants' folders and the memory that tenants share, and checks who can access files.
 
 This package imports no other package of Tenantry. `app.process_resources` creates the memory budget
-of a process. Before an endpoint writes a file, it reserves space with `tenantry.FolderQuota`.
+of a process. Before writing a file, an endpoint reserves space with `tenantry.FolderQuota`.
 """

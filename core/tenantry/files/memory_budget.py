@@ -1,4 +1,4 @@
-"""Limits the memory that all tenants of a process together use for one purpose."""
+"""Limits the memory that all tenants of a process use for one purpose."""
 
 import threading
 from collections.abc import Iterator

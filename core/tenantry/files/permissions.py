@@ -1,7 +1,7 @@
-"""Permissions: which other users of the machine can read or change a file.
+"""Finds out which other users of the machine can read or change a file.
 
 The processes of Tenantry create files for their own user only. The host also executes files that
-other processes create, such as tenant files and endpoints. A user who can write to an executed file
+other programs create, such as tenant files and endpoints. A user who can write to an executed file
 can act as the host.
 """
 
@@ -31,7 +31,7 @@ def is_writable_by_all(path: Path) -> bool:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether every user can rename what others have in a folder, unlike in `/tmp`."""
+    """Whether every user can rename other users' files in a folder, unlike in `/tmp`."""
     try:
         return is_writable_by_all(folder) and not folder.stat().st_mode & stat.S_ISVTX
     except OSError:
@@ -39,11 +39,11 @@ def is_replaceable(folder: Path) -> bool:
 
 
 def describe_writers(path: Path, *, with_others: bool = False) -> str:
-    """Return who besides this user and root can change a file; an empty string for nobody.
+    """Return which users besides this user and root can change a file; "" if no other user can.
 
     Args:
         path: a file, or a folder.
-        with_others: whether to name every user if the mode says so, too.
+        with_others: whether the result includes `every user` for a world-writable file.
     """
     try:
         info = path.stat()
@@ -72,7 +72,7 @@ def find_open(folder: Path) -> list[str]:
             found.append(".")
         with os.scandir(folder) as entries:
             for entry in entries:
-                with suppress(OSError):  # the path was deleted in the meantime
+                with suppress(OSError):  # another process has deleted the path
                     if not entry.is_symlink() and entry.stat().st_mode & OTHERS:
                         found.append(entry.name)
     return sorted(found)

@@ -30,8 +30,8 @@ MEASUREMENT_AGE_S = 60.0
 FULL_MEASUREMENT_AGE_S = 10.0
 """How long a measurement is valid while the quota is exceeded.
 
-The time is short, so that the host soon notices deleted files. The time is long enough that retries
-of a client do not keep the disk busy.
+With a short time, the host soon notices deleted files. A shorter time would let a client that
+retries keep the disk busy.
 """
 
 LEDGER = ".quota"

@@ -1,4 +1,4 @@
-"""Maps the image resources to URLs, and adds a command that checks the stored images."""
+"""Maps the resources of images to URLs, and adds a command that checks the stored images."""
 
 from flask import Blueprint
 from flask_restful import Api

@@ -1,8 +1,8 @@
 """Limits for the content of an image file, and for the memory that decoding takes.
 
-All limits are checked before Pillow opens a file. Each limit is several times as large as what
-cameras, phones and editors write. Each limit is also so small that no file of 16 MiB costs more
-than three times the processor time of the largest allowed image (`tests/bench/images.py`).
+All limits are checked before Pillow opens a file. Each limit is several times as large as the files
+of cameras, phones and editors need. With these limits, no file of 16 MiB takes more than three
+times the processor time of the largest allowed image (`tests/bench/images.py`).
 """
 
 __shared__ = True
@@ -40,7 +40,7 @@ A segment has up to 64 KiB. A photo with a depth map and a second image has up t
 MAX_TABLE_BYTES = 64 * 1024
 """Maximum size in bytes of all tables of a JPEG before the first scan.
 
-The tables of a usual JPEG have 1 kB.
+The tables of a typical JPEG have 1 kB.
 """
 
 MAX_CHUNKS = 20_000
@@ -72,7 +72,7 @@ The profile of a printer has up to 3 MiB.
 """
 
 PIXEL_BYTES = 12
-"""Bytes of the memory budget per pixel that decoding and creating a thumbnail take.
+"""Bytes of the memory budget that each pixel takes while a thumbnail is created.
 
 Creating a thumbnail of a PNG with transparency takes 9 to 11 bytes per pixel. The other formats
 need less memory, but reserve the same amount, because the reservation also limits how many images
@@ -84,4 +84,4 @@ WEBP_PIXEL_BYTES = 20
 takes 19 bytes."""
 
 FILE_COPIES = 3
-"""Number of copies of the file's content that exist while the image is decoded."""
+"""Number of copies of a file's content in memory while the image is decoded."""

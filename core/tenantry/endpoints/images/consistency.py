@@ -23,10 +23,7 @@ from .models import (
 )
 
 MIN_AGE_S = 3600.0
-"""Age in seconds from which a file without a row counts as abandoned.
-
-The age is longer than any upload takes.
-"""
+"""Minimum age in seconds of an abandoned file, which has no row. An upload takes less time."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class ImageConsistencyModel:
                 yield from self._altered(digits)
 
     def _invalid(self, start: str) -> list[Inconsistency]:
-        """Find the rows whose hash begins with characters that no hash has."""
+        """Find the rows whose hash begins with characters that no valid hash contains."""
         with self._session.begin():
             return list(self._wrong_rows(self._rows(start), {}))
 
@@ -127,7 +124,7 @@ class ImageConsistencyModel:
         suspects = {item for item in content if not self._store.is_intact(*item)}
         if not suspects:
             return []
-        # Before the lock was taken, uploads may have replaced damaged files.
+        # Uploads may have replaced damaged files before the lock was taken.
         with self._store.locked(digits) as shard:
             present = suspects.intersection(shard.sizes().items())
             altered = {

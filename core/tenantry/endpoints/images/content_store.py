@@ -48,7 +48,7 @@ class ContentStore:
         self._incoming = folder / "incoming"
 
     def path_of(self, sha256: str) -> Path:
-        """Return the path of the file for a hash, even if the file does not exist.
+        """Return the path of the file with a hash, even if the file does not exist.
 
         Raises:
             InvalidHashError: this is not a hash.
@@ -84,11 +84,11 @@ class ContentStore:
     def locked(self, sha256: str) -> Iterator["Shard"]:
         """Lock a shard during the `with` block, given its name or a hash.
 
-        If another thread or process holds the lock, this method waits. The end of a process
-        releases its locks.
+        If another thread or process holds the lock, this method waits. When a process ends, its
+        locks are released.
 
         Raises:
-            InvalidHashError: this is neither the name of a shard nor a hash.
+            InvalidHashError: the text is neither the name of a shard nor a hash.
         """
         if not is_hash(sha256) and not is_shard_name(sha256):
             raise InvalidHashError
@@ -148,7 +148,7 @@ class Shard:
         return {path.name: path.stat().st_size for path in self.folder.iterdir()}
 
     def older(self, older_than_s: float) -> list[Path]:
-        """Return the files that have not been written for the given time."""
+        """Return the files whose last write is longer ago than the given time."""
         return _older(self.folder, older_than_s)
 
 
@@ -177,7 +177,7 @@ def _older(folder: Path, older_than_s: float) -> list[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         try:
             is_older = path.stat().st_mtime <= before
-        except FileNotFoundError:  # the upload has ended in the meantime
+        except FileNotFoundError:  # the upload has just ended
             continue
         if is_older:
             older.append(path)

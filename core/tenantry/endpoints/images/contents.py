@@ -1,4 +1,4 @@
-"""The content of an image file, as far as showing the image needs the content.
+"""Describes the parts of an image file that are necessary to show the image.
 
 A reader of a format follows the structure of a file and returns `ImageContents`. Pillow gets a new
 file, which consists only of the parts that describe pixels. Therefore, Pillow parses no text, EXIF
@@ -15,7 +15,7 @@ from .bounds import MAX_METADATA_BYTES, MAX_PIXELS, MAX_PROFILE_BYTES, MAX_SIDE_
 from .errors import BrokenImageError
 
 Part = bytes | slice
-"""Some bytes of a new file: the bytes themselves, or their position in the uploaded file."""
+"""A part of a new file: its bytes, or its position in the uploaded file."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ImageContents:
     parts: Sequence[Part]
     exif: bytes = b""
     profile: bytes = b""
-    """The ICC profile, unchecked, or nothing."""
+    """The ICC color profile, which is not checked; empty if the file has none."""
     color_chunks: Sequence[tuple[bytes, bytes]] = ()
     """The type and data of each PNG chunk, other than a profile, that describes colors."""
 

@@ -1,8 +1,8 @@
 """Inspects image files and creates thumbnails, within a memory budget.
 
 The media type and the file name from the client are not trusted. The structure and the number of
-pixels are checked before an image is decoded. A small thumbnail is made of every upload, so every
-stored image can be displayed.
+pixels are checked before an image is decoded. Every upload is decoded once for a small thumbnail,
+so every stored image can be displayed.
 """
 
 __shared__ = True
@@ -79,7 +79,7 @@ def draw_thumbnail(path: Path, size_px: int, memory: MemoryBudget) -> tuple[byte
 def _drawn(
     path: Path, size_px: int, memory: MemoryBudget
 ) -> Iterator[tuple[Format, ImageContents, Image.Image]]:
-    """Yield the format and contents of an image file, and a smaller version of the image.
+    """Yield the format and the contents of an image file, and a smaller version of the image.
 
     The memory for decoding is reserved until the end of the `with` block.
     """

@@ -32,7 +32,7 @@ class WrongTypeError(ImageError):
 
 
 class BrokenImageError(ImageError):
-    """The bytes begin like an image that is truncated, damaged, or too large to decode."""
+    """The image is truncated, damaged, or too large to decode."""
 
 
 class BusyError(ImageError):
@@ -50,7 +50,7 @@ class MissingContentError(ImageError):
 
 
 class InvalidHashError(ImageError):
-    """A database row has no valid hash, so the row must not become a path."""
+    """A database row has no valid hash, so Tenantry must not use the hash as a path."""
 
     def __init__(self) -> None:
         super().__init__("The record of this image is damaged. Tell the operator.")

@@ -25,7 +25,7 @@ from .webp import read_webp
 
 @dataclass(frozen=True)
 class Format:
-    """An image format, and how to read it."""
+    """An image format, with the function that reads the format."""
 
     media_type: str
     magic: re.Pattern[bytes]

@@ -22,7 +22,7 @@ _GRAPHIC_CONTROL = 0xF9
 class _Block(NamedTuple):
     kind: int
     label: int
-    """The label of an extension, which is its kind; 0 for a frame."""
+    """The label of an extension, which states its kind; 0 for a frame."""
     place: slice
 
 
@@ -85,7 +85,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _canvas(data: mmap.mmap, frame: int) -> tuple[int, int]:
-    """Return the size of the canvas, enlarged if the first frame does not fit."""
+    """Return the size of the canvas. A canvas that is too small for the first frame is enlarged."""
     width, height = struct.unpack_from("<HH", data, 6)
     left, top, frame_width, frame_height = struct.unpack_from("<4H", data, frame + 1)
     check_size(frame_width, frame_height)

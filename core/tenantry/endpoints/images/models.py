@@ -5,8 +5,8 @@ while the folder of the file is locked. Therefore, a crash can leave a file with
 `consistency.py` finds, but no row without a file. While data is received, sent or decoded, no
 transaction is open.
 
-All apps share this module and the modules that it imports. The modules `resources.py`,
-`commands.py` and `consistency.py` exist once for each app.
+All apps share this module and the modules that it imports. Each app has its own copy of
+`resources.py`, `commands.py` and `consistency.py`.
 """
 
 __shared__ = True
@@ -180,7 +180,7 @@ class ImageRepoModel:
         """Return the image with the given ID.
 
         Raises:
-            UnknownImageError: no image has the given id.
+            UnknownImageError: no image has the given ID.
         """
         key = _parse_id(image_id)
         with self._session.begin():
@@ -210,7 +210,7 @@ class ImageRepoModel:
         """Delete an image, and its file unless another image has the same content.
 
         Raises:
-            UnknownImageError: no image has the given id.
+            UnknownImageError: no image has the given ID.
         """
         image = self.get(image_id)
         with self._store.locked(image.sha256) as shard:

@@ -20,7 +20,7 @@ from .errors import BrokenImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_CHUNKS = MappingProxyType({b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4})
-"""Chunks that a thumbnail needs to have the same colors, and their sizes in bytes."""
+"""Chunks that a thumbnail needs for the colors of the original, and their sizes in bytes."""
 _READ = frozenset({b"PLTE", b"tRNS", b"iCCP", b"eXIf", *_COLOR_CHUNKS})
 _GRAY, _RGB, _PALETTE = 0, 2, 3
 """Color types in the header."""
@@ -99,7 +99,7 @@ def _chunks(data: mmap.mmap) -> Generator[_Chunk]:
 
 
 def _sort(data: mmap.mmap, chunks: Iterator[_Chunk]) -> tuple[list[Part], dict[bytes, bytes]]:
-    """Return the positions of the pixels, and the first chunk of each other kind that is read."""
+    """Return the positions of the pixels, and the first chunk of each other known kind."""
     pixels, found = list[Part](), dict[bytes, bytes]()
     metadata, frames = metadata_count(), Count(MAX_FRAMES, "frames")
     for one in chunks:

@@ -91,7 +91,7 @@ class ImageList(ImageResource):
     """The HTTP resource for the list of a tenant's images."""
 
     def get(self) -> JsonResponse:
-        """Return up to `?limit=` images, with the newest first, from `?cursor=` on."""
+        """Return up to `?limit=` images, starting at `?cursor=`, with the newest first."""
         parser = reqparse.RequestParser()
         parser.add_argument("limit", type=_one_of(PAGE_LIMITS), location="args", default=20)
         parser.add_argument("cursor", location="args")

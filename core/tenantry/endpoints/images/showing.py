@@ -1,7 +1,6 @@
 """Decodes the pixels of an image, and makes a smaller image that looks the same.
 
-A color profile is copied without being opened, so a thumbnail has the same colors as the image in
-every program.
+A color profile is copied unread, so a thumbnail has the same colors as the image in every program.
 
 This module calls Pillow's plugins directly. `Image.open` depends on process-wide settings, and only
 warns about some images that must be rejected.
@@ -128,5 +127,5 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
     if key is None:
         return gray
     alpha = values.point([0 if value == key else 255 for value in range(2**16)], "L")
-    del values  # `merge` needs the memory
+    del values  # frees memory for `merge`
     return Image.merge("LA", (gray, alpha))

@@ -1,7 +1,7 @@
-"""Reads an image from a request, and the name that the client gives it.
+"""Reads an uploaded image, and the name that the client gave the image, from a request.
 
-Werkzeug's parser ignores a form if a name in the form is not UTF-8, and removes backslashes from
-names. However, old clients send names in Latin-1, or whole Windows paths.
+Old clients send names in Latin-1, or whole Windows paths. Werkzeug's parser ignores a form with a
+name that is not UTF-8, and removes backslashes from names.
 """
 
 import re
@@ -29,7 +29,7 @@ _NAME = re.compile(r';\s*filename\s*=\s*"((?:[^"\\]|\\.)*)"', re.IGNORECASE)
 _EXTENDED_NAME = re.compile(r";\s*filename\*", re.IGNORECASE)
 _READ_BYTES = 64 * 1024
 _MEMORY_BYTES = 500 * 1024
-"""Maximum size in bytes of a file that stays in memory, which is Werkzeug's value."""
+"""Maximum size in bytes of a file that stays in memory. Werkzeug uses the same limit."""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from .contents import Count, ImageContents, Part, check_profile, check_size, met
 from .errors import BrokenImageError
 
 _ANIMATION_AND_ALPHA = 0x12
-"""The flags of an extended file that are kept; all other flags announce metadata."""
+"""The flags that are kept in the header of an extended file. All other flags announce metadata."""
 _LOSSY, _LOSSLESS, _FRAME = b"VP8 ", b"VP8L", b"ANMF"
 _READ = frozenset({b"ICCP", b"EXIF"})
 
