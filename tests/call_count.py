@@ -51,9 +51,9 @@ def counting_calls() -> Iterator[Counter[str]]:
 def count_served_calls(host: Host, request: bytes) -> Counter[str]:
     """Return the calls of one request over a kept connection to Tenantry's server.
 
-    The host serves in this process, with the leader, the watcher and the threads of a worker. The
-    calls are those of all threads. Of `SERVED` requests, the one with the fewest calls counts,
-    because the server also checks time limits from time to time.
+    The host serves in this process, with all threads of a worker. The result includes the calls in
+    all threads. The function sends `SERVED` requests, and returns the calls of the request with the
+    fewest calls, because the server sometimes also checks time limits.
     """
     seen: list[Counter[str]] = []
     with counting_calls() as calls:
@@ -80,7 +80,7 @@ def _request(client: socket.socket, request: bytes) -> None:
 
 
 def _name_of(frame: FrameType) -> str:
-    """Return `package.module.function` of a Tenantry function, or an empty string for any other."""
+    """Return `package.module.function` for a function of Tenantry; "" for any other function."""
     path = frame.f_code.co_filename
     if not path.startswith(_PACKAGE) or "/endpoints/" in path:
         return ""

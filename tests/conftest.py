@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a tenants folder, real servers, and a leak detector."""
+"""Defines fixtures for all tests, such as a tenants folder, real servers and a leak detector."""
 
 import contextlib
 import gc
@@ -90,7 +90,7 @@ def _leak_detector() -> Iterator[None]:
     deadline = time.monotonic() + DEADLINE_S
     while _is_more(after := _resources(), before) and time.monotonic() < deadline:
         gc.collect()
-        # A stopped server may still have a thread or a socket for a moment, so wait for its end.
+        # A stopped server may have a thread or a socket for another moment, so wait for its end.
         threading.Event().wait(0.01)
     assert _cv_app.get(None) is None, "a test left a Flask context pushed"
     assert not _is_more(after, before), (
@@ -185,7 +185,7 @@ def _write_endpoint(
         return f"extra.{name}"
 
     yield write
-    sys.modules.pop("extra", None)  # the package that contains the endpoints belongs to the process
+    sys.modules.pop("extra", None)  # the process keeps the parent package of endpoints
 
 
 @pytest.fixture(name="host")

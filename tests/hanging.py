@@ -1,4 +1,4 @@
-"""A tenant that hangs, crashes or computes, for live tests and benchmarks."""
+"""Creates tenants that hang, crash or compute, for live tests and benchmarks."""
 
 from pathlib import Path
 

@@ -31,7 +31,7 @@ class Issuer:
         self.keys: list[Key] = [new_key("one")]
         self.requested_paths: list[str] = []
         self.replies: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        """Path → the response that replaces the normal response, as status, headers and body."""
+        """Maps a path to the status, headers and body that replace the normal response."""
         self.may_answer = threading.Event()
         self.may_answer.set()
 
@@ -77,7 +77,7 @@ class Issuer:
 
 
 def part(value: object) -> str:
-    """Return one part of a token in Base64. If the part is not bytes, it is converted to JSON."""
+    """Return one part of a token in Base64. A part that is not bytes is first converted to JSON."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 

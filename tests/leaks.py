@@ -1,4 +1,4 @@
-"""Endpoints and tenant files that leak data between tenants, each in one way.
+"""Writes endpoints and tenant files that leak data between tenants, each in one way.
 
 Tests check that the audit finds each leak. The leaking line ends in `# leak`, so that a test can
 compare it with the line in the audit's finding.
@@ -41,12 +41,12 @@ class PageModel:
 
 
 def in_function(line: str, imports: str = "") -> str:
-    """Return a module with a function that contains the given line, which leaks."""
+    """Return the text of a module with a function that contains the given line, which leaks."""
     return f"{imports}\n\n\ndef keep(value):\n    {line}  # leak\n"
 
 
 def cached(decorator: str) -> str:
-    """Return a class with a cached function behind a descriptor."""
+    """Return the text of a class with a cached function behind a descriptor."""
     return (
         "import functools\n\n\nclass Price:\n"
         f"    @{decorator}\n    @functools.lru_cache\n    def of(name): ...  # leak\n"
@@ -120,7 +120,7 @@ IN_MODELS = {
     "setting": ("Basket.last", SET_ATTRIBUTE),
     "globals_": ("last", in_function("globals()['last'] = value")),
 }
-"""Endpoint → the leaking name that the audit must report, and the content of `models.py`."""
+"""Maps each endpoint to the name that the audit must report, and to the content of `models.py`."""
 
 HEARING = """\
 from flask import request_started
@@ -285,7 +285,7 @@ IN_RESOURCES = {
         in_function("environ['LAST'] = value", "from os import environ"),
     ),
 }
-"""Endpoint → ID of the finding that the audit must report, and the code in `resources.py`."""
+"""Maps each endpoint to the ID of the finding that the audit must report, and to its code."""
 
 DISPATCH = "import functools\n\n\n@functools.singledispatch\ndef render(value): ...  # leak\n"
 USING_DISPATCH = "from .models import render\n\nuse = [render]\n"
@@ -333,7 +333,7 @@ ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
 
 
 def settings_of_acme() -> dict[str, object]:
-    """Return the keys of acme that a second tenant uses, too, although it must not."""
+    """Return keys of the tenant acme that a second tenant also uses, although it must not."""
     return {
         "CLIENTS": {"web": hash_client_key(KEY)},
         "OIDC": ISSUER,
@@ -353,7 +353,7 @@ def settings_of_acme() -> dict[str, object]:
 
 
 def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
-    """Return the unsafe setting of a second tenant for each finding, as ID → key and value."""
+    """Map the ID of each finding to an unsafe setting: a key and its value."""
     acme = str(data_dir / "acme")
     binds = {
         "old": f"sqlite:///{acme}/acme.sqlite3",
@@ -396,7 +396,7 @@ def write_endpoint(folder: Path, name: str, **files: str) -> str:
 
 
 def plant_in_code(folder: Path) -> dict[str, str]:
-    """Write all endpoints with leaking code. Return finding ID → name of the endpoint."""
+    """Write all endpoints that leak. Map the ID of each finding to the name of the endpoint."""
     planted = {}
     for name, (what, text) in IN_MODELS.items():
         planted[f"shared:{name}.models.{what}"] = write_endpoint(folder, name, models=text)
@@ -411,7 +411,7 @@ def plant_in_code(folder: Path) -> dict[str, str]:
 
 
 def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:
-    """Write tenant files that leak. Return finding ID → tenants that the finding must name."""
+    """Write tenant files that leak. Map the ID of each finding to the tenants that it must name."""
     sessions = write_endpoint(folder, "sessions", blueprint=SESSIONS)
     unsafe = write_endpoint(folder, "unsafe", blueprint=UNSAFE)
     tenants = folder / "tenants"

@@ -4,7 +4,7 @@ from tenantry.observability.log_writer import LogWriter
 
 
 class CollectedLines(LogWriter):
-    """A writer that appends each line to `lines` as soon as the line comes."""
+    """A log writer that appends each line to the list `lines`."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__(fd=-1)

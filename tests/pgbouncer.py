@@ -1,4 +1,4 @@
-"""A real PgBouncer from Debian, for tests and benchmarks."""
+"""Runs PgBouncer from Debian, for tests and benchmarks."""
 
 import contextlib
 import os

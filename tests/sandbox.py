@@ -2,8 +2,8 @@
 
     python tests/sandbox.py UNIT PROGRAM [ARGUMENT]...
 
-The system calls, the address families and the capabilities are the unit's. The file system is not
-restricted, because restricting it requires a mount namespace, which a container may not create.
+The unit determines the system calls, the address families and the capabilities. The file system is
+not restricted, because restricting it requires a mount namespace, which a container may not create.
 """
 
 import ctypes
@@ -61,7 +61,7 @@ def _groups() -> dict[str, list[str]]:
     ).stdout
     groups: dict[str, list[str]] = {}
     for line in text.splitlines():
-        if line.startswith("#"):  # a line without a group lists other calls
+        if line.startswith("#"):  # the remaining lines list calls without a group
             break
         if line.startswith("@"):
             members = groups.setdefault(line.strip(), [])
@@ -77,7 +77,7 @@ def _expand(word: str, groups: dict[str, list[str]]) -> set[str]:
 
 
 def _restrict(calls: set[str], families: Iterable[str]) -> None:
-    """Let this process and its children make only the given system calls."""
+    """Restrict this process and its children to the given system calls and address families."""
     library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     library.seccomp_init.restype = c_void_p
     context = c_void_p(library.seccomp_init(c_uint32(_EPERM)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 DEADLINE_S = 60.0
-"""The time that a test waits for an event before the test fails.
+"""Seconds that a test waits for an event before the test fails.
 
 A wait for an event ends as soon as the event occurs.
 """

@@ -1,4 +1,4 @@
-"""A worker's loop and protocol in the thread of a test, which takes one step at a time."""
+"""Runs a worker's loop and HTTP protocol step by step in the thread of a test."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ from tenantry.server.spool import SpoolBudget
 
 
 class FakeWorker:
-    """What the protocol asks of gunicorn's worker, with the settings of the configuration."""
+    """A replacement for gunicorn's worker, with the settings that the protocol reads."""
 
     def __init__(self, **settings: Any) -> None:
         self.cfg = SimpleNamespace(**{"keepalive": 65, "worker_connections": 1000} | settings)
@@ -35,26 +35,26 @@ class FakeWorker:
         self.has_ended = False
 
     def request_hooks(self) -> tuple[Any, Any, bool] | None:
-        """Return the hooks of the test."""
+        """Return the request hooks that the test has set."""
         return self.hooks
 
     def end_soon(self) -> None:
-        """Note that the worker has reached `max_requests`."""
+        """Record that the worker has reached `max_requests`."""
         self.has_ended = True
 
     def on_check(self) -> None:
-        """Count the checks."""
+        """Count the checks of time limits."""
         self.checks += 1
 
 
 class SteppedServer:
-    """A server on a free port whose leader is the thread of the test. `close` frees everything.
+    """A server on a free port that the test's thread runs. `close` releases all resources.
 
     Args:
         app: the WSGI app.
         admission: decides about requests; by default, four requests run at once.
-        budget: the room for bodies.
-        proxy_mode: which PROXY lines are read.
+        budget: the memory and disk space for request and response bodies.
+        proxy_mode: the mode of gunicorn's setting `proxy_protocol`.
         trusted: the address that may send a PROXY line.
         settings: settings of the worker.
     """
@@ -88,7 +88,7 @@ class SteppedServer:
         self._lead()
 
     def _lead(self) -> None:
-        """Make the thread of the test the leader."""
+        """Let the thread of the test run the server's loop."""
         self.loop._acceptor.start([(self._listener, self._template)])
         self.loop._leader = threading.get_ident()
 
@@ -172,7 +172,7 @@ class SteppedServer:
 
 
 class Response:
-    """One response on a connection: its status, fields and decoded body."""
+    """One response on a connection: its status, its header fields and its decoded body."""
 
     def __init__(
         self, client: socket.socket, step: Callable[[], None], *, is_to_head: bool = False
@@ -236,7 +236,7 @@ class Response:
 
 
 def is_closed(server: SteppedServer, client: socket.socket) -> bool:
-    """Return whether the server has closed a connection, and sent nothing before."""
+    """Return whether the server has closed a connection without sending data."""
     server.step_until(lambda: SteppedServer._has_answered(client))
     return client.recv(1) == b""
 
@@ -266,6 +266,6 @@ def leading(server: SteppedServer) -> Iterator[None]:
         os.write(loop._activity[1], b"1")
         watcher.join()
         wait_until(lambda: loop._leader != 0 and loop._is_polling)
-        loop._leader = 0  # the leader ends when it finds that it is no longer the leader
+        loop._leader = 0  # a leader ends when it finds that it is no longer the leader
         loop.wake()
         wait_until(lambda: not loop._is_polling)

@@ -1,4 +1,4 @@
-"""The table and the pictures of the benchmark `tests/bench/beside`."""
+"""The benchmark `tests/bench/beside` makes a correct table and pictures."""
 
 from xml.etree import ElementTree as ET
 
@@ -19,7 +19,7 @@ def _table(**costs: list[float]) -> Table:
 
 
 def test_a_picture_has_the_name_and_the_figure_of_each_side() -> None:
-    """The SVG is well-formed XML, and its texts are the sides' names and figures."""
+    """The SVG of a benchmark is well-formed, and shows the name and the figure of each server."""
     bars = [Bar("Tenantry", 30.5, "30.5 MiB"), Bar("gunicorn <per tenant> & nginx", 610, "610 MiB")]
 
     root = ET.fromstring(draw("Memory", [Group("10 tenants", bars)], "Tenantry"))
@@ -31,7 +31,7 @@ def test_a_picture_has_the_name_and_the_figure_of_each_side() -> None:
 
 
 def test_the_lengths_of_bars_are_in_the_ratio_of_the_figures() -> None:
-    """A bar with twice the figure is twice as long."""
+    """In the SVG of a benchmark, a bar with twice the figure is twice as long."""
     bars = [Bar("Tenantry", 20, "20"), Bar("granian", 10, "10")]
 
     root = ET.fromstring(draw("Time", [Group("", bars)], "Tenantry"))
@@ -41,14 +41,14 @@ def test_the_lengths_of_bars_are_in_the_ratio_of_the_figures() -> None:
 
 
 def test_a_picture_needs_no_other_file() -> None:
-    """The SVG contains no link, no image, no script and no font file."""
+    """The SVG of a benchmark contains no link, no image, no script and no font file."""
     text = draw("Time", [Group("", [Bar("Tenantry", 20, "20")])], "Tenantry")
 
     assert not [word for word in ("href", "url(", "<script", "<image", "@import") if word in text]
 
 
 def test_a_ratio_is_the_median_of_the_rounds_with_the_spread() -> None:
-    """The ratio compares the two sides of the same round, and shows the least and the greatest."""
+    """The table of a benchmark shows the median ratio of all rounds, and the range of ratios."""
     table = _table(gthread=[100, 200, 100], Tenantry=[50, 120, 70])
 
     (line,) = [line for line in table.lines() if "Tenantry" in line]
@@ -57,7 +57,7 @@ def test_a_ratio_is_the_median_of_the_rounds_with_the_spread() -> None:
 
 
 def test_the_table_says_that_a_side_is_better() -> None:
-    """A side with less processor time is better than Tenantry, and a side with more is not."""
+    """The table of a benchmark says which servers take less processor time than Tenantry."""
     table = _table(gthread=[100], granian=[40], Tenantry=[60])
 
     lines = list(table.lines())
@@ -67,14 +67,14 @@ def test_the_table_says_that_a_side_is_better() -> None:
 
 
 def test_sides_are_compared_round_by_round() -> None:
-    """A side that is better in most rounds is better, even if its median is not."""
+    """A server that is better in most rounds of a benchmark is better, whatever its median is."""
     table = _table(granian=[10, 50, 90], Tenantry=[20, 40, 100])
 
     assert ["  processor time: granian"] == list(table.better())
 
 
 def test_more_throughput_is_better() -> None:
-    """In a row where more is better, the side with the greater figure is better."""
+    """In a benchmark of throughput, the server with the higher figure is better."""
     table = _table()
     for side, figure in {"granian": 9000, "waitress": 2000, "Tenantry": 3000}.items():
         table.add(RATE, side, figure)
@@ -83,7 +83,7 @@ def test_more_throughput_is_better() -> None:
 
 
 def test_a_side_that_a_round_left_out_has_no_ratio() -> None:
-    """Without a figure of the base in each round, the table shows no ratio."""
+    """Without a figure of the server to compare with, the table of a benchmark shows no ratio."""
     table = _table(Tenantry=[60])
 
     (line,) = [line for line in table.lines() if "Tenantry" in line]

@@ -10,7 +10,7 @@ from tenantry.host import create_host
 from tenantry.settings import HostSettings
 
 MAX_CALLS = 70
-"""Maximum number of Tenantry's functions that a request calls outside server and endpoint."""
+"""Maximum number of Tenantry's functions, except in server and endpoint, that a request calls."""
 
 MAX_SERVED_CALLS = 60
 """Maximum number of Tenantry's functions that a request calls under Tenantry's server."""

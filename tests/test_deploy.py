@@ -96,7 +96,7 @@ def test_the_systemd_unit_is_a_sandbox() -> None:
 
 
 def test_the_systemd_unit_bounds_memory_and_tasks() -> None:
-    """One tenant cannot exhaust the machine, and the end of one worker ends no other worker."""
+    """The example unit limits memory and tasks, and the end of one worker ends no other worker."""
     unit = read_unit(CONFIG / "tenantry.service")
 
     assert {"MemoryHigh", "MemoryMax", "TasksMax"} <= unit.keys()

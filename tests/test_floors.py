@@ -42,12 +42,12 @@ def _floors() -> dict[str, Version]:
 
 @pytest.mark.parametrize(("library", "advisory"), FIXED_IN)
 def test_the_lowest_allowed_version_has_the_fix(library: str, advisory: str) -> None:
-    """The lowest allowed version of a library is not older than the fix of each vulnerability."""
+    """The lowest allowed version of a library contains the fix of each known vulnerability."""
     assert Version(FIXED_IN[library, advisory]) <= _floors()[library]
 
 
 def test_every_requirement_has_a_floor() -> None:
-    """Each requirement in `pyproject.toml` has a lowest version."""
+    """Each requirement in `pyproject.toml` states a lowest version."""
     project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = project["optional-dependencies"].values()
     named = [*project["dependencies"], *(one for extra in optional for one in extra)]

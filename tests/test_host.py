@@ -133,9 +133,10 @@ def test_a_prefix_without_a_slash_redirects(
 
 
 def test_a_build_is_on_the_scoreboard_while_it_runs(host: Host, write_tenant: WriteTenant) -> None:
-    """While an app is built, the scoreboard names its tenant, beside the request that waits.
+    """While a tenant's app is built, the scoreboard names the tenant of the build.
 
-    If a worker dies during a build, gunicorn's master knows whose app was being built.
+    If a worker dies during a build, gunicorn's master reads from the scoreboard which tenant's app
+    was being built.
     """
     write_tenant("acme")
     row = Scoreboard().claim_row()
@@ -248,7 +249,7 @@ def _mixed(write_tenant: WriteTenant) -> None:
 def test_a_bad_file_affects_its_own_tenant_only(
     host: Host, client: Client, path: str, status: int
 ) -> None:
-    """A broken, disabled or conflicting tenant file affects only its own tenant."""
+    """A tenant file that is broken, disabled or in conflict affects only its own tenant."""
     host.load()
 
     answer = client.get(path)
@@ -277,7 +278,7 @@ def test_status_lists_mounts_by_name(host: Host) -> None:
 
 @pytest.mark.usefixtures("mixed")
 def test_readyz_counts_tenants_per_state(host: Host, client: Client) -> None:
-    """If a tenant has failed, `/-/readyz` gets 503, and shows counts but no names."""
+    """If a tenant has failed, `/-/readyz` answers 503 with the number of tenants in each state."""
     host.load()
     client.get("/acme/")
 
@@ -293,7 +294,7 @@ def test_readyz_counts_tenants_per_state(host: Host, client: Client) -> None:
 def test_readyz_is_200_when_none_failed(
     host: Host, client: Client, write_tenant: WriteTenant
 ) -> None:
-    """`/-/readyz` is 200 if tenants are idle, disabled or in maintenance."""
+    """`/-/readyz` answers 200 if tenants are idle, disabled or in maintenance."""
     write_tenant("acme")
     write_tenant("globex", MAINTENANCE=True)
     write_tenant("disabled", ENABLED=False)
@@ -377,7 +378,7 @@ def test_a_failing_view_is_flasks_500(
     faulty: str,
     logged: Logged,
 ) -> None:
-    """If a view raises, Flask answers 500, and the log has tenant and request ID."""
+    """If a view raises an exception, Flask answers 500, and the log names tenant and request."""
     configure_logging("json", "info")
     write_tenant("acme", BLUEPRINTS=[faulty])
     host.load()
@@ -507,7 +508,7 @@ def test_a_tenants_body_limit_applies(
     size_bytes: int,
     expected: tuple[int, str | None],
 ) -> None:
-    """A tenant's `MAX_CONTENT_LENGTH` is exact, however the client sends the body."""
+    """A tenant's `MAX_CONTENT_LENGTH` limits bodies with a declared length and chunked bodies."""
     write_tenant("acme", BLUEPRINTS=[faulty], MAX_CONTENT_LENGTH=20)
     host.load()
     chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True} if is_chunked else None
@@ -523,7 +524,7 @@ def test_a_tenants_body_limit_applies(
 def test_forwarded_headers_need_a_trusted_proxy_and_a_setting(
     settings: HostSettings, write_tenant: WriteTenant
 ) -> None:
-    """An `X-Forwarded-…` header counts only behind a trusted proxy, and only if it is trusted."""
+    """The host believes an `X-Forwarded-…` header only if proxy and header are trusted."""
     write_tenant("acme")
     locations = []
     for proxies, headers in ((0, ("prefix",)), (1, ("for", "proto")), (1, ("prefix",))):

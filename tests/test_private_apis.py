@@ -1,4 +1,4 @@
-"""The list `PRIVATE` names all private APIs of dependencies that Tenantry uses.
+"""This list contains all private APIs of libraries that Tenantry uses.
 
 A private API can change in any release, so each library in the list has an upper bound in
 `pyproject.toml`. The tests of the worker check gunicorn's private APIs.
@@ -105,8 +105,8 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
         lambda: json.encoder.encode_basestring_ascii("\u00e9") == '"\\u00e9"',
     ),
 }  # fmt: skip
-"""Name → library (empty for the standard library), the use of the API, and a check that finds the
-API."""
+"""Maps each private API to its library (empty for the standard library), to its use, and to a check
+that finds the API."""
 
 
 @pytest.mark.parametrize("name", PRIVATE)
@@ -140,7 +140,7 @@ def test_no_private_name_is_used_beside_the_list() -> None:
     """The list `PRIVATE` contains every private API that the code uses."""
     documented = {"_current_frames"}  # Python documents this function of `sys`
     listed = {name.rpartition(".")[2] for name in PRIVATE} | documented
-    own = {"_opened"}  # this is an attribute of another object of the same class
+    own = {"_opened"}  # attributes of another object of the same class
     used = set()
     for path in (ROOT / "core").rglob("*.py"):
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -21,7 +21,7 @@ def _libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_current_folder_is_not_searched(libraries: list[str]) -> None:
-    """Code outside the current folder finds no module there, although it starts there."""
+    """A process of Tenantry finds no module in the folder in which it starts."""
     leave_out_current_folder()
     leave_out_current_folder()
 
@@ -44,7 +44,7 @@ def test_a_link_to_the_current_folder_is_removed_too(
 def test_pythonpath_can_name_the_current_folder(
     tmp_path: Path, libraries: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If `PYTHONPATH` contains the current folder, it is searched after all libraries."""
+    """If `PYTHONPATH` contains the current folder, the folder is searched after all libraries."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     leave_out_current_folder()
@@ -67,7 +67,7 @@ def test_the_library_path_keeps_what_pythonpath_names(
 
 
 def test_a_child_has_the_same_path(tmp_path: Path, libraries: list[str]) -> None:
-    """A child process has the parent's search path and runs no `sitecustomize.py`."""
+    """A child process has its parent's module search path, and runs no `sitecustomize.py`."""
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('sitecustomize ran')\n")
     leave_out_current_folder()
     command = python_command("import json; print(json.dumps([sys.path, sys.argv]))", "argument")

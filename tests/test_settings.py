@@ -152,7 +152,7 @@ def test_settings_print_no_secret() -> None:
     ],
 )
 def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]) -> None:
-    """A listener may be an IPv4 address, an IPv6 address in brackets, or `localhost`."""
+    """`ADMIN_BIND` accepts an IPv4 address, an IPv6 address in brackets, or `localhost`."""
     assert address == parse_bind(text)
 
 
@@ -172,7 +172,7 @@ def test_a_listener_is_an_address_and_a_port(text: str, address: tuple[str, int]
     ],
 )
 def test_anything_else_is_not_a_listener(text: str) -> None:
-    """A listener cannot be a host name."""
+    """`ADMIN_BIND` rejects any host name except `localhost`, and an address without a port."""
     with pytest.raises(ValueError, match="expected"):
         parse_bind(text)
 
@@ -211,5 +211,5 @@ def test_only_proxies_headers_that_proxies_usually_replace_are_trusted(
     [("0.0.0.0:1", True), ("[::]:1", True), ("127.0.0.1:1", False), ("off", False)],
 )
 def test_a_wildcard_makes_the_operators_listener_public(bind: str, is_public: bool) -> None:
-    """Only an address that stands for all addresses of the machine is public."""
+    """The operators' listener is public only on an address that means all addresses."""
     assert is_public == HostSettings(admin_bind=bind).is_admin_public

@@ -33,9 +33,9 @@ def twice(path):
 """
 """An endpoint that returns, for example, `acme 7 7 4711`.
 
-The words are the tenant, its version from the first and the last line of the tenant file, and the
-process ID. `/until/<path>` returns the words twice, but waits before the second time until the file
-`<path>` exists.
+The response contains the tenant's name, the versions in the first and last lines of the tenant
+file, and the process ID. `/until/<path>` returns this text twice, and waits before the second time
+until the file `<path>` exists.
 """
 
 

@@ -1,4 +1,4 @@
-"""Makes mutated capsules for the fuzzer. Most mutants have correct hashes."""
+"""Makes mutated backup files for the fuzzer. Most mutants have correct hashes."""
 
 import contextlib
 import json
@@ -259,7 +259,7 @@ def make_mutant(seed: int, number: int) -> bytes:
     chance = random.Random(f"{seed}-{number}")
     members = members_of_a_capsule()
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
-        # After an earlier mutation, a later mutation may find nothing to change.
+        # An earlier mutation may leave a later mutation nothing to change.
         with contextlib.suppress(ValueError, IndexError, RecursionError):
             members = chance.choice(MUTATIONS)(chance, members) or members
     content = _archive(members)

@@ -15,7 +15,7 @@ ARCHIVE = archive(MEMBERS)
 
 
 def read(path: Path) -> list[tuple[str, bytes]]:
-    """Return the members of a backup file, read with Tenantry's own code."""
+    """Return the members of a backup file that Tenantry's own code reads."""
     with path.open("rb") as file:
         trailer = verify_trailer(file)
         return [(member.name, member.read(1 << 20)) for member in read_members(file, trailer)]
@@ -131,7 +131,7 @@ def test_a_new_capsule_replaces_an_older_one(tmp_path: Path) -> None:
 
 
 def test_a_writer_removes_what_killed_backups_left(tmp_path: Path) -> None:
-    """A backup deletes unfinished backup files that killed backups of the same name left behind."""
+    """A backup deletes unfinished files that killed backups to the same path left behind."""
     names = [".a.0123abcd.new", ".a.b.0123abcd.new", ".b.0123abcd.new", ".a.new", ".a.tmp.new"]
     for name in names:
         (tmp_path / name).touch()

@@ -102,7 +102,7 @@ def test_a_shortened_or_altered_capsule_is_rejected(
 def test_untrusted_content_is_rejected(
     settings: HostSettings, acme: Path, tmp_path: Path, changes: Mapping[str, bytes], reason: str
 ) -> None:
-    """A restore rejects malicious content before it creates any file, even if all hashes match."""
+    """A restore rejects malicious content before creating any file, even if all hashes match."""
     path = tmp_path / "a.capsule"
     backup(settings, "acme", path)
     rewrite(path, **changes)
@@ -148,7 +148,7 @@ def test_a_tenant_that_loses_its_clients_is_disabled() -> None:
 def test_rows_go_between_engines(
     settings: HostSettings, things: Callable[..., None], postgres_server: Postgres, tmp_path: Path
 ) -> None:
-    """Rows that go from SQLite to PostgreSQL and back keep exact values; new rows get new keys."""
+    """Rows that are copied from SQLite to PostgreSQL and back keep their exact values."""
     things("acme")
     one, two = postgres_server.new_database(), postgres_server.new_database()
 

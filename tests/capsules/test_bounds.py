@@ -99,7 +99,7 @@ def test_memory_does_not_grow_with_the_unpacked_size(
 def test_a_disk_is_not_filled(
     settings: HostSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: tuple[int, ...]
 ) -> None:
-    """A restore fails cleanly if the disk is too small or fills up in the meantime."""
+    """If the disk is too small or fills up, a restore fails and leaves nothing behind."""
     path = tmp_path / "a"
     path.write_bytes(sealed(archive([*headers(), ("files/a", b"1"), ("files/b", b"1" * 3000)])))
     capsule = read_capsule(path, quiet)

@@ -34,7 +34,7 @@ def _read(tmp_path: Path) -> Read:
 
 
 def test_values_survive_json() -> None:
-    """Values of rows and tenant files survive JSON with the same value and type."""
+    """Values of rows and tenant files that are converted to JSON and back stay the same."""
     values = [
         None, True, 1 << 70, -(1 << 63), 0.1, 5e-324, float("inf"), float("nan"), "\ud800ä\0",
         b"\0\xff", Decimal("1.10"), Decimal("NaN"), date.min, date.max,
@@ -145,7 +145,7 @@ def test_bad_headers_are_rejected(read: Read, first: Members, reason: str) -> No
     ids=range(13),
 )
 def test_bad_members_are_rejected(read: Read, members: Members, reason: str) -> None:
-    """A backup file has each member once: first rows by table and number, then files by name."""
+    """In a backup file, the rows come first, by table and number, and then the files, by name."""
     with pytest.raises(CapsuleError, match=reason):
         read(*members, first=headers(tables=TABLES))
 

@@ -1,4 +1,4 @@
-"""Tables that no migration creates are in a capsule with their definitions."""
+"""A backup file contains the definitions of tables that no migration creates."""
 
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -67,7 +67,7 @@ def make_tables(url: str) -> None:
 
 
 def description(url: str) -> dict[str, object]:
-    """Return the content of a database, in a form that is the same in every engine."""
+    """Return the content of a database in a form that does not depend on the engine."""
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     metadata = sa.MetaData()
     with engine.connect() as connection:
@@ -109,7 +109,7 @@ def test_tables_without_migrations_are_restored(  # noqa: PLR0917 - pytest fixtu
     source: str,
     target: str,
 ) -> None:
-    """A restore brings back tables, keys, indexes, defaults and revisions of another tool."""
+    """A restore brings back tables, keys, indexes and defaults that no migration creates."""
     keys = {} if source == "sqlite" else {"DATABASE_URI": postgres_server.new_database()}
     write_tenant("acme", **keys)
     (settings.data_dir / "acme").mkdir(parents=True)

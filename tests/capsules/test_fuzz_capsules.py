@@ -1,4 +1,4 @@
-"""Mutated capsules do no harm. The test runs one hundredth of the fuzzer's usual mutants."""
+"""Mutated backup files do no harm. The test runs a hundredth of the fuzzer's usual mutants."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ COUNT = 200
 
 
 def test_mutated_capsules_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A restore of a mutated capsule raises no exception and writes no file in a wrong place."""
+    """A restore of a mutated backup file raises nothing, and writes no file in a wrong place."""
     for name in ("TENANTRY_TENANTS_DIR", "TENANTRY_DATA_DIR"):
         monkeypatch.setenv(name, "replaced by the fuzzer")
 

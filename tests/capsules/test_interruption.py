@@ -170,7 +170,7 @@ def test_a_terminated_backup_leaves_nothing(
 
 
 class Restore:
-    """A command that restores or clones acme as globex, into the given kind of database."""
+    """A command that creates the tenant globex from acme, in the given kind of database."""
 
     def __init__(
         self, settings: HostSettings, server: Postgres, make: Callable[..., None], to: str
@@ -224,7 +224,7 @@ def test_the_next_restore_removes_what_a_killed_one_left(  # noqa: PLR0917 - pyt
     to: str,
     at: str,
 ) -> None:
-    """After a restore is killed, a second restore creates folder, secret and database normally."""
+    """After a restore is killed, a second restore creates the complete tenant."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 
@@ -273,7 +273,7 @@ def test_a_late_signal_removes_nothing(  # noqa: PLR0917 - pytest fixtures are p
     at: str,
     number: signal.Signals,
 ) -> None:
-    """A signal that arrives once the tenant file may exist does not undo the restore."""
+    """A signal that arrives once a restore writes the tenant file does not undo the restore."""
     folder = settings.data_dir.parent
     restore = Restore(settings, postgres_server, acme, to)
 

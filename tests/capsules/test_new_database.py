@@ -33,7 +33,7 @@ def test_a_committed_file_appears(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_committed_goes(tmp_path: Path) -> None:
-    """A new database file is deleted if the restore fails, even after `commit`."""
+    """If a restore fails, its new database file is deleted, even after the commit."""
     with new_file(tmp_path / "a") as database:
         write(database)
     with suppress(ZeroDivisionError), new_file(tmp_path / "a") as database:

@@ -59,7 +59,7 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 
 def held(connection: Connection) -> list[str]:
-    """Return PostgreSQL's descriptions of the objects in the schema."""
+    """Return the names by which PostgreSQL describes the objects in the schema."""
     rows = connection.execute(
         "SELECT pg_describe_object(classid, objid, objsubid) FROM pg_depend "
         "WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'public'::regnamespace"
@@ -147,7 +147,7 @@ def test_one_restore_uses_a_schema(url: URL, connection: Connection) -> None:
 
 
 def test_the_next_restore_removes_what_a_killed_one_left(url: URL, connection: Connection) -> None:
-    """The next restore drops objects that a killed restore created, and keeps any later object."""
+    """The next restore drops the objects of a killed restore, and keeps objects created later."""
     left = NewPostgresDatabase(url).__enter__()
     for statement in TANGLED:
         connection.execute(statement)

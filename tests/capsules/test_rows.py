@@ -182,7 +182,7 @@ def test_postgres_values_survive_in_postgres(database: Databases) -> None:
 
 
 def test_sqlite_values_keep_their_types(database: Databases) -> None:
-    """Copying a SQLite table keeps values even if their type is not the type of their column."""
+    """Copying a SQLite table keeps a value that does not have the type of its column."""
     source, target = database(SQLITE), database(SQLITE)
     rows = [(1, "no number", b"x"), (2, 1.5, "now"), (3, "2026", 7), (4, "a\0b", None)]
     for engine in (source, target):

@@ -81,7 +81,7 @@ def test_undo_callbacks_run_unless_committed(tmp_path: Path, *, is_committed: bo
 def test_the_next_process_removes_what_a_killed_one_left(
     tmp_path: Path, *, is_committed: bool
 ) -> None:
-    """Any later backup removes the folder and secret that a killed restore left uncommitted."""
+    """A later backup removes the folder and the secret that a killed restore left behind."""
     with killed(RestoreStaging(tmp_path, "acme")) as staging:
         create(staging)
         if is_committed:
@@ -139,7 +139,7 @@ def test_one_process_restores_a_tenant(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["acme", "secrets"])
 def test_files_that_appear_in_the_meantime_stay(tmp_path: Path, name: str) -> None:
-    """A restore does not overwrite a folder or a secret that appears in the meantime."""
+    """A restore does not overwrite a folder or a secret that another process has just created."""
     existing = tmp_path / name
     with RestoreStaging(tmp_path, "acme") as staging:
         existing.mkdir()

@@ -1,4 +1,4 @@
-"""A capsule from a stranger influences only what the table of influences lists."""
+"""A backup file from a stranger can influence only what `tenants/README.md` lists."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -26,7 +26,7 @@ FILES = [
 
 
 def write(path: Path, *members: tuple[str, bytes], **keys: object) -> None:
-    """Write a capsule of a stranger, with correct hashes."""
+    """Write a malicious backup file with correct hashes."""
     config = dump_value({"BLUEPRINTS": ["landing"]} | keys).encode()
     path.write_bytes(sealed(archive([*headers(config), *members])))
 
@@ -79,7 +79,7 @@ def test_who_gets_in_is_shown_first(
 def test_a_reserved_table_is_rejected(
     settings: HostSettings, tenantry: RunCommand, name: str
 ) -> None:
-    """A capsule cannot fill the tables that control migrations, restores or the database engine."""
+    """A backup file cannot fill the tables that control migrations, restores or the engine."""
     members = headers(tables=[{"name": name, "columns": ["a"]}])
     Path("a").write_bytes(sealed(archive(members)))
 
@@ -106,7 +106,7 @@ def _shared_url(postgres_server: Postgres) -> Iterator[str]:
 
 @pytest.mark.live
 def test_a_mark_of_another_role_is_rejected(postgres_server: Postgres, shared_url: str) -> None:
-    """A restore executes no name from a mark table that another role has created."""
+    """A restore rejects a database whose mark table was created by another role."""
     url = make_url(shared_url)
     with closing(postgres_server.connect(str(url.database))) as connection:
         connection.execute("SET ROLE stranger")
@@ -123,7 +123,7 @@ def test_a_mark_of_another_role_is_rejected(postgres_server: Postgres, shared_ur
 def test_a_mark_only_chooses_among_the_objects_of_the_catalogue(
     postgres_server: Postgres, postgres_url: str
 ) -> None:
-    """A name in the mark table that the catalogue does not list is not executed."""
+    """A restore executes only names of existing objects, whatever the mark table contains."""
     url = make_url(postgres_url)
     with closing(postgres_server.connect(str(url.database))) as connection:
         connection.execute("CREATE TABLE goods (id int)")

@@ -47,7 +47,7 @@ DATABASES = {
 
 @pytest.fixture(name="words")
 def _words(postgres_server: Postgres, tmp_path: Path) -> dict[str, str]:
-    """Return the values for the placeholders in the database URLs."""
+    """Return the values of the placeholders in the tests' database URLs."""
     server = postgres_server.url("nowhere").replace("postgres@", "postgres:opensesame@")
     return {"server": server, "free": str(free_port()), "folder": str(tmp_path)}
 
@@ -75,7 +75,7 @@ def test_check_connects_to_databases(
 def test_check_finds_one_database_under_two_urls(
     tenantry: Tenantry, write_tenant: Callable[..., Path], postgres_url: str
 ) -> None:
-    """`tenantry check` asks the servers, so it finds that two URLs name the same database."""
+    """`tenantry check` connects to databases, and finds two URLs that name the same database."""
     write_tenant("acme", DATABASE_URI=postgres_url)
     write_tenant("globex", DATABASE_URI=postgres_url.replace("127.0.0.1", "127.1"))
 

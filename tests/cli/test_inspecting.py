@@ -49,7 +49,7 @@ def _sites(settings: HostSettings, write_tenant: Callable[..., Path], tmp_path: 
 def test_an_inspecting_command_creates_nothing(
     sites: Path, tenantry: Tenantry, words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """On tenants that were never served, the command leaves the data folder empty."""
+    """Commands that inspect tenants that were never served leave the data folder empty."""
     if "--against" in words:
         (tmp_path / "snapshot").unlink()
         tenantry("plan", "--save", "snapshot")

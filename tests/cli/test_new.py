@@ -103,7 +103,7 @@ def test_new_leaves_no_secret_if_it_cannot_write_the_file(
 def test_new_refuses_the_secret_of_another_tenant(
     tenantry: Tenantry, tenants_dir: Path, data_dir: Path
 ) -> None:
-    """`new a_b` names a-b as the owner of the secret, and suggests no command that harms a-b."""
+    """`tenantry new` suggests no command that would remove a secret of another tenant."""
     tenantry("new", "a-b")
 
     result = tenantry("new", "a_b")
@@ -117,7 +117,7 @@ def test_new_refuses_the_secret_of_another_tenant(
 def test_new_refuses_the_name_of_data_without_a_tenant(
     tenantry: Tenantry, tenants_dir: Path, data_dir: Path
 ) -> None:
-    """`new` does not give a new tenant the data of a former tenant, and suggests a command."""
+    """`tenantry new` does not give a new tenant the data of a former tenant."""
     tenantry("new", "acme")
     (data_dir / "acme").mkdir()
     (data_dir / "acme/old.txt").write_text("old")

@@ -1,4 +1,4 @@
-"""`tenantry restart` refuses to start, or gives up.
+"""`tenantry restart` refuses if a tenant would fail, and gives up if a worker does not start.
 
 In these tests, the test process acts as a gunicorn worker.
 """

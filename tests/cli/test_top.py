@@ -36,7 +36,7 @@ def _counters(data_dir: Path) -> Iterator[UsageCounters]:
 
 @pytest.fixture(name="moving")
 def _moving(monkeypatch: pytest.MonkeyPatch, counters: UsageCounters) -> None:
-    """Each `sleep` of `tenantry top` adds one request of acme and three refusals of globex."""
+    """Make each `sleep` of `tenantry top` add one request of acme and three refusals of globex."""
     now = [100.0]
 
     def sleep(seconds: float) -> None:

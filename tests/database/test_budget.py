@@ -53,7 +53,7 @@ def test_the_newest_idle_connection_is_used_first(acme: FakePool) -> None:
 def test_the_oldest_idle_connection_of_any_tenant_is_evicted_first(
     acme: FakePool, globex: FakePool
 ) -> None:
-    """If no more connections are allowed, the one that was idle longest is closed."""
+    """At the limit, the connection that has been idle longest is closed for another tenant."""
     budget = ConnectionBudget(3)
     for pool, connection in ((acme, "a1"), (globex, "g1"), (acme, "a2")):
         budget.acquire(pool, must_open=True)
@@ -74,7 +74,7 @@ def test_the_oldest_idle_connection_of_any_tenant_is_evicted_first(
 def test_the_error_after_a_time_out_names_every_tenants_connections(
     acme: FakePool, globex: FakePool
 ) -> None:
-    """The timeout error says how long the tenant waited, and which tenants have connections."""
+    """The error after a timeout names the wait, and the connections of every tenant."""
     now = [0.0]
     budget = ConnectionBudget(3, wait_s=0, clock=lambda: now.__setitem__(0, now[0] + 1.5) or now[0])
     for pool in (globex, acme, globex):
@@ -118,7 +118,7 @@ def test_a_pool_waits_for_its_own_connection_before_it_evicts_anothers(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A tenant first waits for one of its own connections, even if another tenant's is idle."""
+    """A tenant first waits for its own connection, even if another tenant has an idle one."""
     budget = ConnectionBudget(2)
     budget.acquire(globex)
     budget.checkin(globex, "g1")
@@ -166,7 +166,7 @@ def test_a_released_permit_ends_the_wait_for_an_own_connection(
     acme: FakePool, globex: FakePool, in_background: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A tenant that waits for its own connection can open a new one as soon as that is allowed."""
+    """A tenant that waits for its own connection opens a new one as soon as the limit allows it."""
     monkeypatch.setattr(tenantry.database.budget, "MAX_OWN_WAIT_S", 10)
     budget = ConnectionBudget(3, wait_s=60)
     for pool in (globex, globex, acme):
@@ -236,7 +236,7 @@ def test_must_open_grants_a_permit_instead_of_an_idle_connection(acme: FakePool)
 def test_an_exception_during_the_wait_costs_no_permit(
     acme: FakePool, globex: FakePool, monkeypatch: pytest.MonkeyPatch, is_own: bool
 ) -> None:
-    """If a signal handler raises while a thread waits for a connection, the count stays correct."""
+    """An exception during the wait for a connection does not change the number of permits."""
     budget = ConnectionBudget(1)
     budget.acquire(acme)
 
@@ -252,9 +252,9 @@ def test_an_exception_during_the_wait_costs_no_permit(
 
 
 def test_a_connection_may_come_back_while_its_thread_holds_the_lock(acme: FakePool) -> None:
-    """A connection can be returned while its thread holds the budget's lock, without a deadlock.
+    """A thread that holds the lock of the connection budget can return a connection.
 
-    The garbage collector can return a connection at any point.
+    The garbage collector can return a connection at any point, so this must not cause a deadlock.
     """
     budget = ConnectionBudget(1)
     budget.acquire(acme)

@@ -12,7 +12,7 @@ from tenantry.database.circuit_breaker import (
 
 
 class Clock:
-    """A clock that a test sets. Times are in seconds."""
+    """A clock that the test sets. Times are in seconds."""
 
     now = 100.0
 

@@ -53,7 +53,7 @@ def test_the_server_gets_the_options(postgres_url: str, budget: ConnectionBudget
 
 
 def test_a_tenant_may_bound_its_statements(postgres_url: str, budget: ConnectionBudget) -> None:
-    """A `statement_timeout` in `DATABASE_URI` ends a long query; later queries succeed."""
+    """A `statement_timeout` in `DATABASE_URI` ends a long query, and later queries succeed."""
     url = f"{postgres_url}?options=-cstatement_timeout%3D50"
     engine = make_engine("acme", url, budget)
     with engine.connect() as connection, pytest.raises(OperationalError, match="statement timeout"):
@@ -66,7 +66,7 @@ def test_a_tenant_may_bound_its_statements(postgres_url: str, budget: Connection
 
 
 def test_sqlite_is_set_up_for_many_threads(data_dir: Path, budget: ConnectionBudget) -> None:
-    """SQLite uses WAL mode, checks foreign keys, and lets writers wait for one another."""
+    """A tenant's SQLite database uses WAL mode, checks foreign keys, and lets writers wait."""
     app = app_on(f"sqlite:///{data_dir}/acme/acme.sqlite3", data_dir, budget)
     names = ("journal_mode", "foreign_keys", "busy_timeout")
     with app.app_context():

@@ -1,4 +1,4 @@
-"""`DATABASE_OPTIONS`: which options a tenant file may set, and what receives each option."""
+"""A tenant file can set engine and driver options in `DATABASE_OPTIONS`."""
 
 import sqlite3
 from collections.abc import Callable
@@ -25,7 +25,7 @@ SQLITE = "sqlite:////tmp/acme.sqlite3"
 
 
 def problem(url: str, options: object) -> str:
-    """Return the problem of a tenant's options, as the operator sees the problem."""
+    """Return the error text for a tenant's options."""
     keys = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"], "DATABASE_URI": url}
     with pytest.raises(TenantFileError) as raised:
         parse_tenant("acme", keys | {"DATABASE_OPTIONS": options}, data_dir=Path("/tmp"))
@@ -65,7 +65,7 @@ def test_an_option_that_cannot_work_is_rejected(url: str, options: object, expec
 
 
 def test_an_option_goes_to_whatever_accepts_it() -> None:
-    """Options of `create_engine` go to the engine, and all others to the driver."""
+    """Options of `create_engine` go to the engine, and all other options go to the driver."""
     given = {"echo": False, "isolation_level": "SERIALIZABLE", "sslmode": "require"}
     given |= {"prepare_threshold": None, "connect_args": {"sslrootcert": Path("/ca.pem")}}
     with pytest.raises(ValueError, match="connect_args"):
@@ -80,7 +80,7 @@ def test_an_option_goes_to_whatever_accepts_it() -> None:
 
 
 def test_the_options_of_a_url_are_kept() -> None:
-    """The option `options` is appended to the `options` of the URL, which may name the schema."""
+    """The option `options` is appended to the `options` of the URL, which can name the schema."""
     url = make_url(f"{POSTGRES}?options=-csearch_path%3Dacme")
     options = parse_options(str(url), {"options": "-c statement_timeout=5000"})
 

@@ -1,4 +1,4 @@
-"""Tenantry counts open database connections exactly, whatever happens to them."""
+"""Tenantry counts open database connections exactly, whatever happens to the connections."""
 
 import contextlib
 import gc
@@ -59,7 +59,7 @@ def _engine_of(
 def test_idle_connections_of_one_tenant_are_closed_for_another(
     engine_of: EngineOf, budget: ConnectionBudget
 ) -> None:
-    """If four tenants share three connections, the tenant that was idle longest has none."""
+    """If four tenants share three connections, the tenant that has been idle longest has none."""
     engines = {owner: engine_of(owner) for owner in ("acme", "globex", "initech", "hooli")}
     for engine in engines.values():
         with engine.connect() as connection:
@@ -187,7 +187,7 @@ def _inject_faults(
     engines: list[Engine], seed: float, budget: ConnectionBudget, counts: list[int],
     errors: list[str],
 ) -> None:  # fmt: skip
-    """Use and misuse database connections.
+    """Use and misuse database connections at random.
 
     Record the number of open connections, and the cause of each failed attempt.
     """

@@ -1,4 +1,4 @@
-"""Databases behind PgBouncer in transaction mode: requests, migrations and commands."""
+"""Requests, migrations and commands work behind PgBouncer in transaction mode."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def _budget() -> ConnectionBudget:
 
 @pytest.fixture(name="url")
 def _url(postgres_server: Postgres, postgres_url: str, pooler: int) -> str:
-    """Return the URL that reaches an empty database through the pooler."""
+    """Return the URL of an empty database behind the pooler."""
     return postgres_server.url(make_url(postgres_url).database or "", port=pooler)
 
 
@@ -68,7 +68,7 @@ def _tenant(url: str, data_dir: Path) -> Callable[[str], Tenant]:
 def test_no_request_fails_behind_a_pooler(
     url: str, budget: ConnectionBudget, options: dict[str, Any]
 ) -> None:
-    """Statements that psycopg would prepare work, with the documented option and without it."""
+    """Statements that psycopg would prepare work through a pooler, with and without the option."""
     engine = make_engine("acme", url, budget, options=options)
     errors: list[Exception] = []
 
@@ -88,7 +88,7 @@ def test_no_request_fails_behind_a_pooler(
 
 
 def test_a_chosen_threshold_is_kept(url: str, budget: ConnectionBudget) -> None:
-    """The tenant's option wins, so prepared statements work with a pooler that supports them."""
+    """A tenant can set `prepare_threshold` for a pooler that supports prepared statements."""
     engine = make_engine("acme", url, budget, options={"prepare_threshold": 7})
     with engine.connect() as connection:
         threshold = connection.connection.driver_connection.prepare_threshold  # type: ignore[union-attr]
@@ -122,7 +122,7 @@ def test_check_accepts_a_pooled_database(url: str) -> None:
 def test_migrations_run_once_behind_a_pooler(
     write_shop: WriteShop, tenant: Callable[[str], Tenant], data_dir: Path, url: str
 ) -> None:
-    """Two upgrades at once migrate a pooled database once, and leave no lock behind.
+    """Two upgrades at the same time migrate a pooled database once, and leave no lock behind.
 
     A migration that creates an index concurrently does not wait for the lock.
     """

@@ -42,7 +42,7 @@ def _app(postgres_url: str, data_dir: Path, budget: ConnectionBudget) -> Iterato
 
 @pytest.fixture(name="own_server", scope="module")
 def _own_server() -> Iterator[Postgres]:
-    """Return a PostgreSQL server that a test may stop if it starts the server again."""
+    """Return a PostgreSQL server that the test may stop and must start again."""
     with postgres.running() as server:
         yield server
 
@@ -96,7 +96,7 @@ def test_a_probe_that_cannot_start_does_not_prevent_the_next(
 def test_a_probe_opens_a_connection_although_one_is_idle(
     postgres_url: str, budget: ConnectionBudget
 ) -> None:
-    """Checking a database opens a new connection, because an idle connection proves nothing."""
+    """A check of a database opens a new connection, because idle connections may be broken."""
     engine = make_engine("acme", postgres_url, budget)
     connector = cast("ServerConnector", cast("Any", engine.pool)._connector)
     engine.connect().close()
@@ -112,7 +112,7 @@ def test_a_probe_opens_a_connection_although_one_is_idle(
 def test_a_server_that_refuses_connections_still_serves_the_open_ones(
     postgres_url: str, budget: ConnectionBudget
 ) -> None:
-    """If a database server rejects new connections, requests use idle connections or get 503."""
+    """If a database server rejects new connections, requests use an idle connection or get 503."""
     engine = make_engine("acme", postgres_url, budget)
     engine.connect().close()
 
@@ -216,10 +216,9 @@ def _stopped(pid: int) -> Iterator[None]:
 def test_a_silent_server_costs_one_time_out(
     own_server: Postgres, data_dir: Path, budget: ConnectionBudget, idle: int
 ) -> None:
-    """If a database server is silent, only one request waits for `connect_timeout`.
+    """If a database server does not reply, only one request waits for `connect_timeout`.
 
-    Later requests fail immediately. Idle connections are not used, because their server may also be
-    silent.
+    Later requests fail immediately, without using idle connections to the same server.
     """
     app = app_with_table(own_server.new_database(), data_dir, budget)
     engine = database_of(app).engine

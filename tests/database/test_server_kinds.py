@@ -1,4 +1,4 @@
-"""PostgreSQL servers with other encodings or time limits, read-only, on standby, or restarting."""
+"""Tenants work with PostgreSQL servers of any encoding, and report read-only or slow servers."""
 
 import contextlib
 import shutil
@@ -193,7 +193,7 @@ def test_a_hot_standby_serves_what_only_reads(
 
 @pytest.mark.live
 def test_a_restart_of_the_server_under_load_is_only_503(make_site: Callable[..., Site]) -> None:
-    """While the server restarts, requests get 200 or 503; afterwards, all requests get 200."""
+    """While the database server restarts, requests get 200 or 503. Later requests get 200."""
     statuses: Counter[int] = Counter()
     with postgres.running() as server:
         site = make_site(server.new_database("acme"))

@@ -73,7 +73,7 @@ def test_a_sqlite_file_is_identified_by_its_real_path(
 
 
 def test_a_loop_of_links_has_an_identity(tmp_path: Path) -> None:
-    """Two SQLite paths that form a loop of symbolic links can be compared without an error."""
+    """Comparing two SQLite paths in a loop of symbolic links causes no error."""
     (tmp_path / "loop.db").symlink_to("loop.db")
 
     assert ("sqlite", str(tmp_path / "loop.db")) == database_identity(
@@ -129,7 +129,7 @@ THIS_MACHINE = ("postgresql", "localhost", "5432", "acme")
 def test_a_server_database_is_identified_by_host_port_and_name(
     identity: tuple[str, ...], texts: list[str]
 ) -> None:
-    """User, password, driver and loopback name do not matter when database URLs are compared."""
+    """Comparing database URLs ignores the user, the password, the driver and the loopback name."""
     identities = {text: database_identity(text) for text in texts}
 
     assert dict.fromkeys(texts, identity) == identities

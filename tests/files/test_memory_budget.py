@@ -21,7 +21,7 @@ def _is_free(budget: MemoryBudget, size_bytes: int) -> bool:
 
 
 def test_reservations_share_the_limit() -> None:
-    """Reserving memory succeeds within the memory budget, and fails after `wait_s` otherwise."""
+    """A reservation of memory succeeds within the budget; otherwise, it fails after a wait."""
     budget = MemoryBudget(10, wait_s=0)
 
     with budget.reserve(6):

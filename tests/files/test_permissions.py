@@ -1,4 +1,4 @@
-"""Which other users of the machine can read or change a file."""
+"""Tenantry finds out which other users of the machine can read or change a file."""
 
 import grp
 import os
@@ -34,7 +34,7 @@ def test_new_files_are_private_under_any_umask(tmp_path: Path, mask: int) -> Non
     ("mode", "is_writable"), [(0o600, False), (0o664, False), (0o666, True), (0o602, True)]
 )
 def test_a_file_is_writable_by_all(tmp_path: Path, mode: int, *, is_writable: bool) -> None:
-    """Write permission for all users counts, but not for the owner and the group."""
+    """A file counts as writable by all only if its mode lets every user write to the file."""
     file = tmp_path / "file"
     file.touch()
     file.chmod(mode)
@@ -52,7 +52,7 @@ def test_a_file_is_writable_by_all(tmp_path: Path, mode: int, *, is_writable: bo
     ],
 )
 def test_the_group_can_be_a_writer(tmp_path: Path, mode: int, writers: str) -> None:
-    """A group-writable file names its group."""
+    """The group of a group-writable file is reported as a writer."""
     file = tmp_path / "file"
     file.touch()
     file.chmod(mode)
@@ -62,7 +62,7 @@ def test_the_group_can_be_a_writer(tmp_path: Path, mode: int, writers: str) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_another_owner_is_a_writer(tmp_path: Path) -> None:
-    """A file of another user names that user; an unknown user or group is shown as a number."""
+    """If another user owns a file, that user is a writer; an unknown user is shown as a number."""
     file = tmp_path / "file"
     file.touch()
     file.chmod(0o664)
@@ -86,7 +86,7 @@ def test_a_sticky_folder_protects_what_others_have_in_it(
 
 
 def test_every_user_can_be_a_writer(tmp_path: Path) -> None:
-    """A world-writable data folder names every user."""
+    """For a world-writable data folder, every user is reported as a writer."""
     tmp_path.chmod(0o707)
 
     assert "every user" == describe_writers(tmp_path, with_others=True)
@@ -98,7 +98,7 @@ def test_a_missing_file_has_no_writers(tmp_path: Path) -> None:
 
 
 def test_open_names_are_found_in_a_folder_and_not_below(tmp_path: Path) -> None:
-    """The result has the folder itself as `.`, and no private file, link or file of a subfolder."""
+    """The list of accessible names has no private file, no link and no file of a subfolder."""
     folder = tmp_path / "acme"
     (folder / "private").mkdir(parents=True, mode=0o700)
     for name, mode in (("a.db", 0o644), ("b.db", 0o600), ("private/c.db", 0o644)):

@@ -34,7 +34,7 @@ def _clock() -> Clock:
 
 
 def _fits(folder: Path, limit_bytes: int | None, size_bytes: int, clock: Clock) -> bool:
-    """Return whether another process may add that many bytes."""
+    """Return whether the quota allows a number of additional bytes."""
     with (
         suppress(QuotaExceededError),
         FolderQuota(folder, limit_bytes, clock=clock).reserve(size_bytes),
@@ -99,7 +99,7 @@ def _is_left_out(name: str) -> bool:
 
 
 def test_without_a_quota_nothing_is_counted(tmp_path: Path, clock: Clock) -> None:
-    """In a folder without a quota, nothing is counted."""
+    """Without a quota, a reservation of space creates no file."""
     assert _fits(tmp_path, None, 10**18, clock)
     assert [] == list(tmp_path.iterdir())
 
@@ -119,7 +119,7 @@ def test_other_growth_counts_from_the_next_measurement(tmp_path: Path, clock: Cl
 
 @pytest.mark.parametrize("step_s", [FULL_MEASUREMENT_AGE_S, -3600.0])
 def test_deleted_files_make_room_soon(tmp_path: Path, clock: Clock, step_s: float) -> None:
-    """After files are deleted from a full folder, there is room again soon.
+    """Soon after files are deleted from a full folder, uploads succeed again.
 
     A clock that was set back makes no difference.
     """

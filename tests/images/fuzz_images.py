@@ -92,7 +92,7 @@ def _snapshot(folder: Path) -> dict[str, int]:
 
 
 def _play(client: Client, mutant: Mutant, report: Report) -> str:
-    """Upload a mutant. Return the problem, or an empty text."""
+    """Upload a mutated image. Return the problem, or an empty text."""
     data = _with_checksums(mutant.data) if mutant.number % 2 else mutant.data
     if mutant.number % 4 < 2:
         options = {"data": data, "query_string": {"name": mutant.name}}
@@ -125,7 +125,7 @@ def _send(
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """Return a PNG with correct checksums, as far as its chunks can be followed."""
+    """Return a PNG with correct checksums in all chunks up to the first damaged length."""
     repaired, position = bytearray(data), 8
     while data[1:4] == b"PNG" and position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)

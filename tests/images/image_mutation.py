@@ -46,7 +46,7 @@ class Mutant:
 
 
 def make_mutant(seed: int, number: int) -> Mutant:
-    """Return the mutant with this number."""
+    """Return the mutated image with the given number."""
     dice = random.Random(seed * 1_000_000_007 + number)
     kind, whole = dice.choice(whole_files())
     data = bytearray(whole)

@@ -11,7 +11,7 @@ COUNT = 1_000
 
 
 def test_mutated_images_do_no_harm(tmp_path: Path) -> None:
-    """No mutated image ends the process, causes a 500, or reaches another tenant's file."""
+    """No mutated image ends the process, gets 500, or changes a file of another tenant."""
     report = fuzz(tmp_path, COUNT)
 
     assert [] == report.failures

@@ -72,7 +72,7 @@ def revisions(tenant: Tenant) -> set[str]:
 def test_a_run_continues_past_every_kind_of_failure(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A migration that raises, exits or hangs does not stop others, and the next run repeats it."""
+    """If a migration raises, exits or hangs, the other databases are still migrated."""
     names = ["acme", "ends", "hangs", "initech", "raises", "zeta"]
     body = """\
 if name.startswith("raises"): raise ValueError("two\\nlines")
@@ -226,7 +226,7 @@ with op.batch_alter_table("goods", recreate="always") as goods:
 def test_a_fleet_at_head_starts_no_run(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If all databases are up to date, `upgrade` starts no migration process and records no run."""
+    """If all databases are up to date, an upgrade starts no process and records no run."""
     fleet = [tenant("acme"), tenant("globex"), tenant("initech", endpoint="landing")]
     write_shop(first())
     upgrade(fleet, data_dir, ONE)
@@ -247,7 +247,7 @@ def _runs(data_dir: Path) -> list[int]:
 def test_only_what_a_run_applied_is_downgraded(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path
 ) -> None:
-    """A downgrade reverts the latest run, or the run that the command line names."""
+    """A downgrade reverts the latest migration run, or the run that the command line names."""
     acme, globex = tenant("acme"), tenant("globex")
     write_shop(first())
     upgrade([acme], data_dir, ONE)
@@ -309,7 +309,7 @@ def test_a_fleet_can_be_downgraded_after_its_data_folder_moved(
 def test_a_locked_journal_stops_only_migrations_that_have_not_started(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the journal of a run is locked, migrations that have not started do not start."""
+    """While the journal of migrations is locked, no further migration starts."""
     monkeypatch.setattr("tenantry.migrations.journal.LOCK_TIMEOUT_S", 0.01)
     hold = f"""\
 if name.startswith("acme"):
@@ -460,7 +460,7 @@ def upgrading(
 def test_a_second_run_waits_and_finds_nothing_to_do(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """While one run migrates a database, a second run waits for the first run."""
+    """While one migration run migrates a database, a second run waits for the first run."""
     acme = tenant("acme", new_url())
     started, go = data_dir / "started", data_dir / "go"
     wait = f"""\
@@ -491,7 +491,7 @@ while not os.path.exists({str(go)!r}): time.sleep(0.01)
 def test_the_next_run_finishes_a_killed_one(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, new_url: Callable[[], str]
 ) -> None:
-    """After a run is killed during a migration, the next run migrates the remaining databases."""
+    """After a migration run is killed, the next run migrates the remaining databases."""
     fleet = [tenant(name, new_url()) for name in ("a1", "b2", "c3")]
     log, stop = data_dir / "log", data_dir / "stop"
     body = f"""\

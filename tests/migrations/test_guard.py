@@ -77,7 +77,7 @@ def test_a_database_behind_the_code_stops_only_endpoints_with_tables(
 def test_a_build_upgrades_the_default_database(
     write_shop: WriteShop, write_tenant: WriteTenant, settings: HostSettings
 ) -> None:
-    """If two workers build a new tenant at the same time, both can use the tenant's tables."""
+    """If two workers build an app for a new tenant at the same time, both can use its tables."""
     write_shop(first(), second("time.sleep(0.2)"))
     write_tenant("acme", BLUEPRINTS=BOTH)
     hosts = [Host(settings), Host(settings)]
@@ -239,7 +239,7 @@ def test_a_downgrade_while_serving_closes_the_guard(
 
 
 def test_older_code_serves_a_newer_database(guard: MigrationGuard, app: Flask) -> None:
-    """A database that is newer than the code is served, so that operators can roll code back."""
+    """A database that is newer than the code causes no 503, so operators can roll code back."""
     with database_of(app).engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE alembic_version AS SELECT 'shop_9' version_num")
 
@@ -361,7 +361,8 @@ def test_a_build_leaves_a_journal_for_a_downgrade(
 ) -> None:
     """`tenantry db downgrade` undoes the host's own upgrades of all tenants at once.
 
-    Only `tenantry db upgrade`, and not the next build, upgrades a downgraded database again.
+    Only `tenantry db upgrade`, and not the next build of an app, upgrades a downgraded database
+    again.
     """
 
     def serve() -> tuple[list[int], list[Tenant], str]:
@@ -423,7 +424,7 @@ def test_a_command_that_inspects_migrates_nothing(
 def test_list_shows_why_the_last_upgrade_failed(
     write_shop: WriteShop, write_tenant: WriteTenant, host: Host, client: Client, postgres_url: str
 ) -> None:
-    """Until a failed upgrade is repeated with success, `tenantry list` shows why it failed.
+    """Until a failed database upgrade succeeds, `tenantry list` shows why the upgrade failed.
 
     The response to a client does not claim that an upgrade is running.
     """

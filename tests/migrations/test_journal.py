@@ -12,7 +12,7 @@ from tenantry.migrations.journal import Journal, JournalError, journal_file
 HEADS = {"shop": ["2"]}
 
 DATABASES = {"acme": "sqlite one", "globex": "sqlite two"}
-"""Tenant → the identity of its database."""
+"""Maps each tenant to the identity of its database."""
 
 
 def step_states(journal: Journal, run: int) -> dict[str, str]:
@@ -21,7 +21,7 @@ def step_states(journal: Journal, run: int) -> dict[str, str]:
 
 
 def test_an_unfinished_run_continues(tmp_path: Path) -> None:
-    """A migration run that another process resumes keeps its number and its completed steps."""
+    """A migration run that another process continues keeps its number and its completed steps."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"], "initech": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])
@@ -76,7 +76,7 @@ def test_the_record_of_a_former_database_stays(tmp_path: Path) -> None:
 
 
 def test_the_revisions_before_a_killed_run_stay_recorded(tmp_path: Path) -> None:
-    """If a migration step starts twice in a run, the journal keeps the revisions from before."""
+    """If a migration starts twice in a run, the journal keeps the revisions from before the run."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"]}, DATABASES)
         journal.record_start(run, "acme", [], ["2"], DATABASES["acme"])
@@ -116,7 +116,7 @@ def test_a_started_step_of_a_database_at_head_is_done(tmp_path: Path) -> None:
 
 
 def test_a_renamed_tenant_keeps_its_runs(tmp_path: Path) -> None:
-    """After a rename, the last step is found under the new name and the new database, once."""
+    """After a tenant is renamed, its last migration is found under the new name."""
     with Journal(tmp_path) as journal:
         run = journal.open_run(HEADS, {"acme": ["2"], "globex": ["2"]}, DATABASES)
         journal.record_start(run, "acme", ["1"], ["2"], DATABASES["acme"])

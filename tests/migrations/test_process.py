@@ -53,7 +53,7 @@ def test_a_process_that_cannot_start_is_a_result(
 def test_what_a_migration_started_ends_with_it(
     write_shop: WriteShop, data_dir: Path, tmp_path: Path
 ) -> None:
-    """A migration that hangs is ended with all its child processes, and the next one runs."""
+    """A migration that hangs is ended with all its child processes, and the next migration runs."""
     pid_file = tmp_path / "pid"
     body = f"""\
 if name.startswith("acme"):

@@ -1,4 +1,4 @@
-"""`tenantry check` and `restart` try migrations on copies, and foresee what PostgreSQL refuses."""
+"""`tenantry check` and `restart` try migrations on copies of databases."""
 
 import sqlite3
 from collections.abc import Callable
@@ -114,7 +114,7 @@ def test_check_and_restart_report_a_failing_migration(
 def test_a_failed_upgrade_of_a_server_is_reported(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, postgres_server: Postgres
 ) -> None:
-    """Until a failed upgrade of a PostgreSQL database is repeated, the journal has the reason."""
+    """`tenantry check` reports why the last upgrade of a PostgreSQL database failed."""
     write_shop(first(), second("1 / 0"))
     acme = tenant("acme", postgres_server.new_database())
     before = texts([acme], data_dir)
@@ -148,7 +148,7 @@ def test_a_failed_upgrade_of_a_server_is_reported(
 def test_what_postgresql_refuses_is_foreseen_on_sqlite(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, body: str, refusal: str
 ) -> None:
-    """Migrations that run on SQLite are also compared with the rules of PostgreSQL."""
+    """A check of migrations on SQLite also reports what PostgreSQL would refuse."""
     write_shop(first(), second(body))
 
     found = texts([tenant()], data_dir)
@@ -170,7 +170,7 @@ def test_what_postgresql_refuses_is_foreseen_on_sqlite(
 def test_what_postgresql_accepts_is_no_problem(
     write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, body: str
 ) -> None:
-    """Comments, text, dropped names and Alembic's own tables cause no problem."""
+    """What PostgreSQL accepts, such as long comments, is not reported for migrations on SQLite."""
     write_shop(first(), second(body))
 
     assert [] == texts([tenant()], data_dir)
@@ -195,7 +195,7 @@ def test_a_bad_revision_id_is_caught_by_check(
     revision: str,
     expected: str,
 ) -> None:
-    """A revision ID that is too long or lacks the endpoint's name is a problem with a remedy."""
+    """`tenantry check` reports a revision ID that is too long or lacks the endpoint's name."""
     write_shop(first(revision))
 
     found = texts([tenant(url=postgres_url if kind == "postgresql" else "")], data_dir)

@@ -16,7 +16,7 @@ from tenantry.migrations.version_table import (
 
 
 def read_through(engine: Engine) -> frozenset[str]:
-    """Return the revisions, read through an engine."""
+    """Return the revisions that Tenantry reads through a SQLAlchemy engine."""
     with engine.connect() as connection:
         return read_versions_on(connection)
 

@@ -1,4 +1,4 @@
-"""A move that is killed at any step leaves a complete tenant, and a second run finishes."""
+"""If a `rename`, `remove` or `restore --replace` is killed, the tenant stays complete."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def _shop(settings: HostSettings) -> str:
 
 @pytest.mark.parametrize("step", range(11))
 def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
-    """At each step of `rename`, the tenant is complete under one name; a second run finishes."""
+    """If `rename` is killed, the tenant is complete under one name; a second run finishes."""
     code, out = run_command(settings, "rename", "shop", "store", kill_at=step)
     whole = [name for name in ("shop", "store") if is_whole(settings, name)]
     held = [name for name in ("shop", "store") if is_moving(settings.data_dir, name)]
@@ -60,7 +60,7 @@ def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
 
 @pytest.mark.parametrize("step", range(7))
 def test_a_killed_remove(settings: HostSettings, shop: str, tmp_path: Path, step: int) -> None:
-    """At each step of `remove`, the tenant or its capsule is complete; a second run finishes."""
+    """If `remove` is killed, the tenant or its backup file is complete; a second run finishes."""
     assert shop
     code, out = run_command(settings, "remove", "shop", "--archive", "a", kill_at=step)
     is_kept = is_whole(settings, "shop") or is_capsule_whole(tmp_path / "a")
@@ -78,7 +78,7 @@ def test_a_killed_remove(settings: HostSettings, shop: str, tmp_path: Path, step
 
 @pytest.mark.parametrize("step", range(6))
 def test_a_killed_replacement(settings: HostSettings, shop: str, step: int) -> None:
-    """At each step of `restore --replace`, the former tenant is complete; a second run finishes."""
+    """If `restore --replace` is killed, the former tenant is complete; a second run finishes."""
     assert 0 == run_command(settings, "backup", "shop", "a")[0]
     (settings.data_dir / "shop/cache.db").unlink()
     write_database(settings.data_dir / "shop/cache.db", 8)

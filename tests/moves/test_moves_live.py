@@ -1,4 +1,4 @@
-"""A running host answers 503 while a tenant moves, and then serves the tenant as before."""
+"""While a command moves a tenant, the host answers 503 for it, and then serves it again."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""The steps of a move: what an operator sees if a step fails."""
+"""If a step of a command fails, the operator sees one line."""
 
 import sqlite3
 
@@ -12,7 +12,7 @@ from tenantry.moves.steps import Step, run_steps
     "error", [OSError(28, "No space left on device"), sqlite3.OperationalError("disk I/O error")]
 )
 def test_a_step_that_fails_is_named_in_one_line(error: Exception) -> None:
-    """A full disk or a damaged database file causes no traceback."""
+    """If a rename fails because of a full disk or a damaged database, the error is one line."""
 
     def fail() -> None:
         raise error

@@ -29,7 +29,7 @@ def _served(catalogue: Catalogue) -> list[str]:
 
 
 def test_every_file_is_in_one_of_three(scan: Scan, write_tenant: WriteTenant) -> None:
-    """Every tenant file is either served, rejected or disabled; each list is sorted by name."""
+    """Each tenant file is accepted, rejected or disabled."""
     write_tenant("globex")
     write_tenant("acme")
     write_tenant("broken", "BLUEPRINTS = [")
@@ -192,7 +192,7 @@ def test_every_conflict_of_a_file_is_reported_at_once(
 def test_a_rejected_file_has_the_prefix_that_it_asked_for(
     scan: Scan, write_tenant: WriteTenant, text: str, prefix: str | None
 ) -> None:
-    """A rejected tenant answers 503 at its URL prefix, unless another tenant has that prefix."""
+    """A rejected tenant keeps its URL prefix, unless another tenant has that prefix."""
     write_tenant("acme", URL_PREFIX="/acme/shop")
     write_tenant("globex", text)
 
@@ -200,7 +200,7 @@ def test_a_rejected_file_has_the_prefix_that_it_asked_for(
 
 
 def test_a_misnamed_file_has_no_prefix(scan: Scan, tenants_dir: Path) -> None:
-    """A tenant file with an invalid name has no URL prefix, and messages show the name escaped."""
+    """A tenant file with an invalid name has no URL prefix, and messages escape its name."""
     (tenants_dir / "A\nb.py").write_text("raise SystemExit")
     (tenants_dir / "secrets.py").write_text("raise SystemExit")
 

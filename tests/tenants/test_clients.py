@@ -56,7 +56,7 @@ def test_an_open_tenant_has_no_clients() -> None:
 
 
 def test_a_client_is_a_hash_or_a_dict() -> None:
-    """A client is a hash, or a dict with limits and several keys."""
+    """A client in `CLIENTS` is the hash of a key, or a dict with limits and several hashes."""
     limited = {"key": [HASH, OTHER], "endpoints": ["images"], "methods": ["GET"]}
 
     tenant = parsed(CLIENTS={"web": HASH.upper().replace("SHA", "sha"), "mobile@eu": limited | {
@@ -79,7 +79,7 @@ def test_a_client_is_a_hash_or_a_dict() -> None:
     ],
 )
 def test_an_expiry_without_a_zone_is_in_utc(written: object, end: datetime) -> None:
-    """An expiry date without a time zone is in UTC, and a date in the past is valid."""
+    """The expiry date of a client is in UTC unless it has a time zone, and may be in the past."""
     clients = parsed(CLIENTS={"a": {"key": HASH, "expires": written}}).clients
 
     assert clients is not None

@@ -1,4 +1,4 @@
-"""Names of cookies that no browser keeps under a tenant's URL prefix."""
+"""Tenantry finds cookie names that browsers reject under a tenant's URL prefix."""
 
 from typing import Any
 

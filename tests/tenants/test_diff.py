@@ -92,7 +92,7 @@ def test_a_value_of_secret_is_not_shown(
 def test_a_worker_does_not_report_a_value_of_secret(
     host: Host, write_tenant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a worker reports about a tenant contains no value of `secret()`."""
+    """A worker's report about a tenant contains no value of `secret()`."""
     monkeypatch.setenv("ACME_OTHER", "hunter2-hunter2")
     _with_secret(write_tenant, "LOOKS_HARMLESS")
 
@@ -143,7 +143,7 @@ def test_a_rotated_key_is_one_change(plan: Plan, write_tenant: Callable[..., Pat
 
 @pytest.mark.usefixtures("serving")
 def test_a_snapshot_is_for_its_owner(plan: Plan, tmp_path: Path) -> None:
-    """A snapshot of `tenantry plan` has mode 0600, and no temporary file stays behind."""
+    """A snapshot of `tenantry plan` has mode 0600, and leaves no temporary file behind."""
     folder = tmp_path / "snapshots"
     folder.mkdir()
     plan("--save", str(folder / "one.json"))
@@ -275,7 +275,7 @@ def test_routes_of_a_new_endpoint_are_reported(
 def test_a_worker_that_is_not_ready_is_not_compared_with(
     plan: Plan, settings: HostSettings, tenants_dir: Path
 ) -> None:
-    """`tenantry plan` fails while the worker that it asks is still loading tenants."""
+    """`tenantry plan` fails if no worker of the host has loaded all tenants."""
     (tenants_dir / "acme.py").write_text(tenant_text("acme"))
     answer: dict[str, Any] = {"is_ready": False, "tenants": {}}
     told = ControlSocket(settings.data_dir, {"plan": lambda _: answer})

@@ -36,7 +36,7 @@ def test_a_writer_is_not_blocked(tmp_path: Path) -> None:
 def test_an_unknown_state_counts_as_not_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """A missing file, or a file on a file system without leases, counts as not open."""
+    """A tenant file that is missing, or on a file system without leases, counts as not open."""
     monkeypatch.chdir(tmp_path)
 
     assert not is_open_for_writing(path)

@@ -1,4 +1,4 @@
-"""The host finds changes in a real tenants folder. The tests control the time."""
+"""The host finds changes in a tenants folder. These tests control the time."""
 
 import os
 import time
@@ -70,12 +70,12 @@ class Followed:
 
 @pytest.fixture(name="followed", params=[1.0, 0.01], ids=["all", "round robin"])
 def _followed(tenants_dir: Path, request: pytest.FixtureRequest) -> Followed:
-    """Return an empty folder that each scan reads completely, or one file at a time."""
+    """Return an empty tenants folder. Each scan reads all files, or one file."""
     return Followed(tenants_dir, share=request.param)
 
 
 def test_a_new_file_is_reported_when_it_is_stable(followed: Followed) -> None:
-    """A new tenant file is listed immediately, and read once it has been stable for a moment."""
+    """A new tenant file is reported immediately, and read as soon as it is stable."""
     followed.write("acme.py", GOOD)
 
     first, early, settled, after = [followed.look(s) for s in (0, SETTLE_S / 2, SETTLE_S, SETTLE_S)]
@@ -87,7 +87,7 @@ def test_a_new_file_is_reported_when_it_is_stable(followed: Followed) -> None:
 
 
 def test_at_start_an_old_file_is_reported_unread(tenants_dir: Path) -> None:
-    """At start, a tenant file that has not changed for long is reported without being read."""
+    """At the start of a host, an old tenant file is reported without being read."""
     followed = Followed(tenants_dir, is_old=True)
     followed.write("acme.py", GOOD)
 
@@ -99,7 +99,7 @@ def test_at_start_an_old_file_is_reported_unread(tenants_dir: Path) -> None:
 def test_a_file_reported_unread_is_reported_again_only_when_its_content_changes(
     tenants_dir: Path,
 ) -> None:
-    """A tenant file whose content is known is reported again only if the content changes."""
+    """A tenant file with known content is reported again only if its content changes."""
     followed = Followed(tenants_dir, is_old=True)
     path = followed.write("acme.py", GOOD)
     followed.look()
@@ -142,7 +142,7 @@ def test_a_name_that_is_gone_does_not_appear_again(tenants_dir: Path) -> None:
 
 
 def test_after_the_start_no_time_stamp_makes_a_file_old(tenants_dir: Path) -> None:
-    """After the start, a new tenant file must be stable for a moment, whatever its time stamp.
+    """After the start of a host, a new tenant file must be stable, whatever its time stamp.
 
     A file server's clock may be wrong.
     """
@@ -178,7 +178,7 @@ def test_a_changed_file_is_reported(followed: Followed) -> None:
 
 
 def test_a_second_change_within_one_time_stamp_is_reported(followed: Followed) -> None:
-    """A change that alters neither size nor time stamps is found, because recent files are read."""
+    """A change to a recent tenant file is found, even if the size and time stamps stay the same."""
     path = followed.write("acme.py", b"X = 1\n")
     followed.settle()
     stamp = path.stat().st_mtime_ns
@@ -208,7 +208,7 @@ def _signature_of(path: Path) -> int:
 def test_a_quiet_file_is_not_read_again(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tenant file that has not changed for a while costs one `stat` call per scan."""
+    """A scan reads only the status, and not the content, of an old tenant file."""
     followed.write("acme.py", GOOD)
     followed.settle()
     read: list[Path] = []
@@ -319,7 +319,7 @@ def test_only_named_files_are_followed(tenants_dir: Path) -> None:
 
 
 def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> None:
-    """If a tenants folder on a volume is unmounted, the empty folder removes no tenant."""
+    """If the volume of the tenants folder is unmounted, the empty mount point removes no tenant."""
     followed.write("acme.py", GOOD)
     followed.settle()
     away = followed.path.with_name("away")
@@ -339,7 +339,7 @@ def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> Non
 
 
 def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
-    """If another folder replaces the tenants folder, it is used once it contains a file."""
+    """A folder that replaces the tenants folder counts as soon as it contains a tenant file."""
     followed.write("acme.py", GOOD)
     followed.settle()
     followed.path.rename(followed.path.with_name("away"))
@@ -378,7 +378,7 @@ def test_a_file_counts_when_its_writer_has_closed_it(followed: Followed) -> None
 
 
 def test_a_file_that_is_never_closed_counts_after_a_while(followed: Followed) -> None:
-    """A tenant file that stays open for writing is read after `WRITER_PATIENCE_S`."""
+    """A tenant file that a program keeps open for writing is read after `WRITER_PATIENCE_S`."""
     with (followed.path / "acme.py").open("wb", buffering=0) as file:
         file.write(GOOD)
         followed.look()
@@ -525,7 +525,7 @@ def test_files_are_listed_by_name(followed: Followed) -> None:
 
 
 def test_a_file_written_in_place_is_reported_within_one_round(tenants_dir: Path) -> None:
-    """If scans are partial, a file written in place is found when a scan reaches the file."""
+    """A tenant file written in place is found when one of the partial scans reaches the file."""
     followed = Followed(tenants_dir, share=0.25)
     for name in "abcd":
         followed.write(f"{name}.py", GOOD)

@@ -62,7 +62,7 @@ inf = float("inf")
 
 
 def test_every_plain_type_comes_back_as_it_was(loader: Loader, write_tenant: WriteTenant) -> None:
-    """Every type that a tenant file can use survives loading with the same value and type."""
+    """Loading a tenant file keeps the value and the type of all plain data."""
     path = write_tenant("acme", IMPORTS + "".join(f"{k} = {v!r}\n" for k, v in VALUES.items()))
 
     loaded = loader.load(path)
@@ -121,7 +121,7 @@ def test_no_code_of_a_file_runs_here(loader: Loader, write_tenant: WriteTenant) 
 def test_a_secret_is_created_in_the_hosts_data_folder(
     write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """In a host, `secret(create=True)` in a tenant file writes to the host's data folder."""
+    """When a host loads a tenant file, `secret(create=True)` writes to the host's data folder."""
     path = write_tenant(
         "acme", "from tenantry import secret\nA = secret('ACME_KEY', create=True)\n"
     )
@@ -135,7 +135,7 @@ def test_a_secret_is_created_in_the_hosts_data_folder(
 def test_a_command_that_inspects_gets_a_secret_to_throw_away(
     loader: Loader, write_tenant: WriteTenant, data_dir: Path
 ) -> None:
-    """A missing secret has the same value in all files of a command, and is not written."""
+    """Commands that inspect tenants replace a missing secret by a temporary value."""
     text = "from tenantry import secret\nA = secret('{}', create=True)\n"
     values = [
         loader.load(write_tenant(name, text.format(key))).values["A"]
@@ -260,7 +260,7 @@ def test_secrets_are_returned_separately(
     ("code", "text"), [(3, "exit code 3"), (0, "exit code 0"), (-9, "SIGKILL"), (-40, "signal 40")]
 )
 def test_an_exit_is_described_as_operators_know_it(code: int, text: str) -> None:
-    """The exit of a process is described by the signal's name or by the exit code."""
+    """The error about a tenant file that ends its process names the signal or the exit code."""
     assert text == describe_exit(code)
 
 
@@ -365,7 +365,7 @@ def test_an_unreadable_file_is_rejected(loader: Loader, write_tenant: WriteTenan
 
 
 def test_a_closed_loader_can_be_used_again(write_tenant: WriteTenant, data_dir: Path) -> None:
-    """A closed loader can be used again."""
+    """A closed loader of tenant files can be used again."""
     path = write_tenant("acme", "import os\nPARENT = os.getppid()\n")
     loader = Loader(data_dir=data_dir)
     first = loader.load(path).values["PARENT"]

@@ -183,7 +183,7 @@ def test_a_problem_contains_no_secret(key: str) -> None:
 
 
 def test_a_secret_under_another_key_is_not_shown() -> None:
-    """A secret in an error message is redacted before the message is shortened."""
+    """A secret in an error message is masked before the message is shortened."""
     secret = f"hunter2-{KEY * 3}"
     values = GOOD | {"URL_PREFIX": secret, "RATE_LIMIT": f"x{secret}", "APP_NAME": [KEY]}
 
@@ -262,7 +262,7 @@ def test_one_edit_is_an_insertion_a_deletion_a_replacement_or_a_swap() -> None:
 
 
 def test_a_tenant_is_frozen() -> None:
-    """A `Tenant` is immutable, because threads share it."""
+    """A `Tenant` object is immutable, because threads share it."""
     tenant = _parse()
 
     with pytest.raises(ValidationError, match="frozen"):

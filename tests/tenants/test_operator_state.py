@@ -39,7 +39,7 @@ def test_a_state_that_was_written_is_read(data_dir: Path, state: OperatorState) 
 
 
 def test_the_stamp_changes_with_the_operator_state(data_dir: Path) -> None:
-    """Operator state files of the same size that are saved in one second have different stamps."""
+    """Two operator state files of the same size, saved in one second, have different stamps."""
     stamps = [operator_state_stamp(data_dir, "acme")]
     for message in ("one", "two", "six"):
         write_operator_state(data_dir, "acme", OperatorState(maintenance=message))

@@ -62,7 +62,7 @@ def test_other_types_are_rejected(value: Any, found: str) -> None:
 
 
 def test_the_caller_chooses_the_scalars() -> None:
-    """A type that the caller does not allow is rejected like an unknown type."""
+    """Plain data may contain only the types that the caller allows."""
     with pytest.raises(TypeError, match=r"^datetime.date$"):
         tag([date.max], SCALAR_TAGS - {"date"})
 

@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_created_is_named(data_dir: Path) -> None:
 
 
 def test_the_data_folder_defaults_to_instance() -> None:
-    """The data folder is `instance`, unless the environment or an argument says otherwise."""
+    """The default data folder is `instance`; the environment or an argument can name another."""
     found = (secret_file(NAME), secret_file(NAME, "/data"))
 
     assert (f"instance/secrets/{NAME}", f"/data/secrets/{NAME}") == found

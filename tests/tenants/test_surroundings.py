@@ -1,4 +1,4 @@
-"""Risks for tenants from other users of the machine and from environment variables."""
+"""`tenantry check` finds risks from other users of the machine and from environment variables."""
 
 from collections.abc import Callable
 from pathlib import Path
