@@ -34,12 +34,12 @@ class Influence:
 INFLUENCES = (
     Influence(
         "hashes and sizes",
-        "The whole capsule is checked before anything is created. The disk must have room.",
+        "The whole capsule is checked before anything is created. The disk must have enough space.",
         verify_trailer,
     ),
     Influence(
         "JSON",
-        "Limited in memory: 1 MiB of structure, 4 MiB for each header, 64 MiB for a row.",
+        "Decoded within limits: 1 MiB of structure, 4 MiB for each header, 64 MiB for a row.",
         check_structure,
     ),
     Influence(
@@ -65,8 +65,8 @@ INFLUENCES = (
     ),
     Influence(
         "definitions of tables that no migration creates",
-        "Types and defaults from a fixed list, keys and indexes. SQLAlchemy builds the statements "
-        "and quotes every name. No SQL comes from a capsule.",
+        "Restored with keys, indexes, and types and defaults from a fixed list. SQLAlchemy builds "
+        "the statements and quotes every name. No SQL comes from a capsule.",
         create_tables,
     ),
     Influence(
@@ -82,12 +82,13 @@ INFLUENCES = (
     ),
     Influence(
         "paths of files",
-        "Only below the tenant's folder. Links, devices and existing files are rejected.",
+        "Files are written only below the tenant's folder. Links, devices and existing files are "
+        "rejected.",
         checked_path,
     ),
     Influence(
         "the host's own files in the folder",
-        "Rejected: operator state, quota, locks.",
+        "Rejected. These files contain operator state, quotas and locks.",
         is_left_out,
     ),
     Influence(
