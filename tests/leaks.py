@@ -122,21 +122,6 @@ IN_MODELS = {
 }
 """Maps each endpoint to the name that the audit must report, and to the content of `models.py`."""
 
-HEARING = """\
-from flask import request_started
-
-
-def hear(sender, **_):  # leak
-    pass
-
-
-def listen(sender, **_):
-    request_started.connect(hear)
-
-
-request_started.connect(listen)  # for its own app only; `hear` is called for every app
-"""
-
 HANDLER = """\
 import logging
 
@@ -236,7 +221,6 @@ def keep():
 """
 
 IN_RESOURCES = {
-    "signals": ("reaches:signals.resources.hear", HEARING),
     "handlers": ("shared:log-handler-of-root", HANDLER),
     "peeking": (
         "reaches:peeking.resources.sys.modules",

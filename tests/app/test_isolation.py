@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import blinker
 import pytest
 from flask import Flask, g, render_template_string, request_started, url_for
 from flask_restful import Api, Resource
@@ -477,20 +476,3 @@ def test_receivers_are_removed_with_their_app(corp: Path, data_dir: Path) -> Non
     gc.collect()
 
     assert (before + 3, before, None) == (during, len(request_started.receivers), gone())
-
-
-def test_a_receiver_of_a_global_named_signal_is_refused(
-    corp: Path, app_of: Callable[..., Flask]
-) -> None:
-    """An endpoint cannot connect to a named Blinker signal, which all tenants would share."""
-    text = (
-        "\nimport blinker\n\ndef receive(sender): ...\n\nblinker.signal('sold').connect(receive)\n"
-    )
-    name = leaks.write_endpoint(corp, "shop", resources=text)
-
-    with pytest.raises(
-        EndpointError, match=r"receive \(resources\.py:13\) receives the signal 'sold'"
-    ):
-        app_of("acme", name)
-
-    assert {} == blinker.signal("sold").receivers

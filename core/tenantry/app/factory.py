@@ -28,7 +28,7 @@ from tenantry.endpoints.loading import (
     registration_errors,
     unload_endpoints,
 )
-from tenantry.endpoints.plain_names import resolve_plain_names, using
+from tenantry.endpoints.plain_names import MODULES, resolve_plain_names, using
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import Problem, TenantFileError
 from tenantry.files.memory_budget import (
@@ -196,6 +196,7 @@ def create_app(
     """
     lock_library_functions()
     resolve_plain_names()
+    confine_receivers()
     data_dir = (data_dir or read_settings().data_dir).absolute()
     tenant = config if isinstance(config, Tenant) else _tenant_of(config, data_dir)
     app = _bare_app(tenant, data_dir / tenant.name)
@@ -213,6 +214,7 @@ def create_app(
     )
     app.extensions[LOADED_ENDPOINTS] = []
     modules = app.private_modules = PrivateModules(tenant.name, sources, app_dir=tenant.app_dir)
+    app.extensions[MODULES] = modules
     added: list[Added] = []
     try:
         with (
@@ -242,7 +244,6 @@ def _add_endpoint(
         guard.protect(name, endpoint.blueprint)
     with registration_errors(name):
         app.register_blueprint(endpoint.blueprint)
-    confine_receivers(app, name, modules)
 
 
 def check_app(app: Flask) -> None:

@@ -3,7 +3,7 @@
 An import statement in a tenant's code finds private modules without this module
 (`private_code.modules`). This module adds the same to `importlib.import_module` and to Werkzeug's
 `import_string`, which Flask uses for `from_object("shop.settings")`. The tenant is the tenant of
-the current build or request. In a thread without a build or request, a plain name means a library.
+the current build, app context or request. In a thread without these, a plain name means a library.
 """
 
 import importlib
@@ -16,10 +16,14 @@ from typing import Any
 
 import flask.config
 import werkzeug.utils
+from flask import Flask, current_app, has_app_context
 
 from tenantry.http.request_record import current_request
 from tenantry.private_code.modules import PrivateModules, latest
 from tenantry.private_code.names import private_name
+
+MODULES = "tenantry.modules"
+"""Key in `app.extensions` of the private modules of a tenant's app."""
 
 _current: ContextVar[PrivateModules | None] = ContextVar("private_modules", default=None)
 
@@ -51,12 +55,26 @@ def resolve_plain_names() -> None:
     werkzeug.utils.import_string = flask.config.import_string = import_string_of_tenant  # type: ignore[attr-defined]
 
 
-def _resolved(name: str) -> str:
-    """Return the private name of a module of the current tenant, or the name itself."""
+def current_modules() -> PrivateModules | None:
+    """Return the modules of the current build, app context or request, or None."""
     modules = _current.get()
+    if modules is None and has_app_context():
+        modules = modules_of(current_app)
     if modules is None:
         request = current_request.get()
         modules = None if request is None else latest(request.tenant)
+    return modules
+
+
+def modules_of(app: Flask) -> PrivateModules | None:
+    """Return the private modules of a tenant's app, or None for any other app."""
+    modules: PrivateModules | None = app.extensions.get(MODULES)
+    return modules
+
+
+def _resolved(name: str) -> str:
+    """Return the private name of a module of the current tenant, or the name itself."""
+    modules = current_modules()
     if modules is None or name.startswith(".") or not modules.is_private(name):
         return name
     return private_name(name, modules.owner)

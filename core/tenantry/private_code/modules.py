@@ -39,6 +39,9 @@ class PrivateModules:
         app_dir: the folder whose modules are all private; None for no folder.
     """
 
+    is_shared = False
+    """Whether all tenants share the modules."""
+
     def __init__(
         self,
         owner: str,
@@ -63,6 +66,8 @@ class PrivateModules:
         self.builtins: Mapping[str, Any] = {**vars(builtins), "__import__": self._import}
         """The built-in names of the modules. The identity of this dict tells which build a function
         belongs to."""
+        self.signals: set[Any] = set()
+        """The signals to which the code has connected receivers."""
         self._previous: ref[PrivateModules] | None = None
 
     def add_packages(self, packages: Iterable[str]) -> None:
@@ -124,11 +129,6 @@ class PrivateModules:
     def is_latest(self) -> bool:
         """Whether no later build of the tenant has begun."""
         return _latest.get(self.owner) is self
-
-    def defines(self, function: Any) -> bool:
-        """Whether the code of this build has defined a function."""
-        names = getattr(function, "__globals__", None)
-        return names is not None and names.get("__builtins__") is self.builtins
 
     def by_private_name(self) -> dict[str, ModuleType]:
         """Return the imported modules by private name."""
@@ -293,6 +293,8 @@ class _SharedModules(PrivateModules):
     Shared modules may import only shared modules and libraries.
     """
 
+    is_shared = True
+
     def _private_spec(self, fullname: str, found: Spec) -> Spec:
         if found.submodule_search_locations is not None:
             # A package can be private although some of its modules are shared.
@@ -411,6 +413,15 @@ _building: dict[str, threading.Lock] = {}
 def are_private_builtins(names: Mapping[str, Any]) -> bool:
     """Whether a dictionary contains the built-in names of private modules."""
     return isinstance(getattr(names.get("__import__"), "__self__", None), PrivateModules)
+
+
+def build_defining(function: Any) -> PrivateModules | None:
+    """Return the build whose code has defined a function, or None for any other function."""
+    names = getattr(function, "__globals__", {}).get("__builtins__")
+    if type(names) is not dict or not are_private_builtins(names):
+        return None
+    modules: PrivateModules = names["__import__"].__self__
+    return modules
 
 
 def latest(owner: str) -> PrivateModules | None:
