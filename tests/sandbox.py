@@ -16,8 +16,8 @@ from ctypes import byref, c_int, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
 _PR_CAPBSET_DROP = 24
-_ALLOW, _EPERM = 0x7FFF0000, 0x00050000 | 1  # seccomp(2): SCMP_ACT_ALLOW, SCMP_ACT_ERRNO(EPERM)
-_EQUAL = 4  # SCMP_CMP_EQ
+_ALLOW, _EPERM = 0x7FFF0000, 0x00050000 | 1  # values of SCMP_ACT_ALLOW and SCMP_ACT_ERRNO(EPERM)
+_EQUAL = 4  # the value of SCMP_CMP_EQ in libseccomp
 
 
 class _Comparison(ctypes.Structure):

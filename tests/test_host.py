@@ -105,7 +105,7 @@ def test_each_tenant_answers_under_its_own_prefix(
 def test_a_path_under_no_prefix_is_404(
     host: Host, client: Client, write_tenant: WriteTenant, path: str
 ) -> None:
-    """A path reaches a tenant only by whole segments in the same case.
+    """A path reaches a tenant only if its first segments equal the URL prefix, including case.
 
     All other paths get 404.
     """

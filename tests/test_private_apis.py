@@ -140,7 +140,7 @@ def test_no_private_name_is_used_beside_the_list() -> None:
     """The list `PRIVATE` contains every private API that the code uses."""
     documented = {"_current_frames"}  # Python documents this function of `sys`
     listed = {name.rpartition(".")[2] for name in PRIVATE} | documented
-    own = {"_opened"}  # attributes of another object of the same class
+    own = {"_opened"}  # the code reads this attribute from an object of the same class
     used = set()
     for path in (ROOT / "core").rglob("*.py"):
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -23,7 +23,7 @@ def one_line(error: BaseException, *, with_type: bool = False) -> str:
     name = type(error).__name__
     try:
         text = " ".join(str(error).split())
-    except BaseException:  # noqa: BLE001 - `__str__` can raise anything; the type's name remains
+    except BaseException:  # noqa: BLE001 - `__str__` can raise any exception
         text = ""
     return f"{name}: {text}" if text and with_type else text or name
 

@@ -20,7 +20,7 @@ from tenantry.planned import PLANNED, PLANNED_SETTINGS
 
 PREFIX = "TENANTRY_"
 
-ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - the code compares these addresses and does not bind to them
 """The addresses that stand for every address of the machine."""
 
 ForwardedHeader = Literal["for", "proto", "host", "port", "prefix"]

@@ -80,7 +80,7 @@ class Site:
             with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
                 tenantry.main(words, standalone_mode=False)
             code, problem = 70, "the command did not exit"
-        except SystemExit as ended:  # the code is 1 if a restore loses a table
+        except SystemExit as ended:  # a restore that loses a table exits with 1
             is_restored = True
             code, problem = int(ended.code or 0), self._find_invalid_tenant()
         except (TenantryError, SecretError):

@@ -12,7 +12,7 @@ from tenantry.capsules.new_database import DatabaseError, NewDatabaseFile
 
 
 def new_file(path: Path) -> NewDatabaseFile:
-    """Return the new database at a path."""
+    """Return the object for a new SQLite database at a path."""
     return NewDatabaseFile(make_url(f"sqlite:///{path}"))
 
 

@@ -21,7 +21,7 @@ from tenantry.capsules.snapshot import RowsError, Snapshot
 pytestmark = pytest.mark.live
 
 SQLITE, POSTGRES = "sqlite", "postgresql"
-NAIVE = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - a column without a time zone returns this
+NAIVE = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - a column without a time zone returns such values
 
 KINDS = {
     "big": (sa.BigInteger, [(1 << 63) - 1, -(1 << 63), 0, None]),

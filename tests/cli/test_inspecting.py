@@ -1,4 +1,4 @@
-"""Commands that inspect neither create nor change folders, secrets or databases."""
+"""Commands that only inspect tenants create and change no folders, secrets or databases."""
 
 from collections.abc import Callable
 from pathlib import Path

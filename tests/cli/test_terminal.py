@@ -47,7 +47,7 @@ def test_h_is_help(tenantry: Tenantry, command: str) -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_usage_fits_a_terminal(width: int) -> None:
-    """`tenantry usage` shows whole numbers with units, and names the columns that are left out."""
+    """`tenantry usage` never cuts a number, and names the columns that are left out."""
     row = dict(zip(usage.COLUMNS, (LONG_NAME, *COUNTS), strict=True))
     table = fitting_table(usage.COLUMNS, [usage.table_row(row)], width, optional=usage.OPTIONAL)
 
@@ -61,7 +61,7 @@ def test_usage_fits_a_terminal(width: int) -> None:
 
 @pytest.mark.parametrize(("width", "sort"), [(80, "processor"), (120, "processor"), (80, "busy")])
 def test_top_fits_a_terminal(width: int, sort: str) -> None:
-    """`tenantry top` shows whole numbers with units, and never leaves out the sorted column."""
+    """`tenantry top` never cuts a number, and never leaves out the sorted column."""
     row = {"tenant": LONG_NAME, "in_flight": 12, "stuck": 3} | dict.fromkeys(RATES, 1234.5)
 
     lines = rendered(top.render_table([row], 10, width, sort), width)

@@ -212,7 +212,7 @@ def _inject_faults(
                 engine.dispose()
             case 4:
                 del connection
-                gc.collect()  # the finalizer returns the connection
+                gc.collect()  # the finalizer of a connection returns the connection
                 continue
         connection.close()
 

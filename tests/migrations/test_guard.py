@@ -361,8 +361,7 @@ def test_a_build_leaves_a_journal_for_a_downgrade(
 ) -> None:
     """`tenantry db downgrade` undoes the host's own upgrades of all tenants at once.
 
-    Only `tenantry db upgrade`, and not the next build of an app, upgrades a downgraded database
-    again.
+    After a downgrade, only `tenantry db upgrade` upgrades a database again, and not the next build.
     """
 
     def serve() -> tuple[list[int], list[Tenant], str]:

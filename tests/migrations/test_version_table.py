@@ -43,7 +43,7 @@ def test_another_schema_than_that_of_the_url_is_an_error(postgres_url: str, is_t
     admin = create_engine(url, poolclass=NullPool)
     if is_there:
         with admin.begin() as connection:
-            # this schema comes before the schema `public` in the search path
+            # The new schema comes before the schema `public` in the search path.
             connection.exec_driver_sql(f"CREATE SCHEMA {url.username}")
     else:
         url = url.update_query_dict({"options": "-csearch_path=acme"})

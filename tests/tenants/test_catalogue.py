@@ -222,7 +222,7 @@ def test_an_error_of_tenantry_costs_one_tenant(write_tenant: WriteTenant, data_d
     """If Tenantry fails to validate a tenant file, only that file is rejected."""
     path = write_tenant("acme")
     content = read_content(path)
-    no_number: Any = None  # a `TypeError` stands for an error in Tenantry
+    no_number: Any = None  # a time limit that is not a number causes a `TypeError` in Tenantry
     text = "cannot be validated (TypeError). This is an error in Tenantry; please report it."
 
     with Loader(timeout_s=no_number, data_dir=data_dir) as loader:

@@ -73,7 +73,7 @@ def test_a_client_is_a_hash_or_a_dict() -> None:
     [
         ("2027-01-31T12:00+02:00", datetime(2027, 1, 31, 10, tzinfo=UTC)),
         ("2027-01-31T12:00", datetime(2027, 1, 31, 12, tzinfo=UTC)),
-        (datetime(2027, 1, 31), datetime(2027, 1, 31, tzinfo=UTC)),  # noqa: DTZ001 - users write it like this
+        (datetime(2027, 1, 31), datetime(2027, 1, 31, tzinfo=UTC)),  # noqa: DTZ001 - users write dates without a time zone
         ("9999-12-31", datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)),
         ("2020-01-01T00:00Z", datetime(2020, 1, 1, tzinfo=UTC)),
     ],

@@ -339,7 +339,7 @@ def test_an_empty_folder_in_its_place_removes_nothing(followed: Followed) -> Non
 
 
 def test_another_folder_counts_once_it_has_files(followed: Followed) -> None:
-    """A folder that replaces the tenants folder counts as soon as it contains a tenant file."""
+    """A folder that replaces the tenants folder is used as soon as it contains a tenant file."""
     followed.write("acme.py", GOOD)
     followed.settle()
     followed.path.rename(followed.path.with_name("away"))

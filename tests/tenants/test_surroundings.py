@@ -35,7 +35,7 @@ def test_debugging_for_all_is_a_problem(value: str) -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"FLASK_DEBUG": "0"}, {"FLASK_DEBUG": "False"}])
 def test_debugging_that_is_off_is_no_problem(environ: dict[str, str]) -> None:
-    """Values of `FLASK_DEBUG` that mean off are not reported."""
+    """Values of `FLASK_DEBUG` that turn debugging off are not reported."""
     assert [] == list(find_debug_switch(environ))
 
 
@@ -76,7 +76,7 @@ def test_code_that_a_group_can_change_is_noted_once(
     write_tenant: WriteTenant,
     write_endpoint: Callable[[str, str], str],
 ) -> None:
-    """Two tenants with one endpoint cause one note for each of its group-writable paths."""
+    """If two tenants enable the same endpoint, each of its group-writable paths is noted once."""
     endpoint = write_endpoint("shop", "")
     blueprint = private.parent / "extra/shop/blueprint.py"
     for path in (private, private.parent, private.parent / "extra", blueprint.parent):
@@ -123,7 +123,7 @@ def test_an_endpoint_that_every_user_can_change_is_rejected(
 
 
 def test_tenantrys_own_endpoints_have_no_code_of_others() -> None:
-    """The code of Tenantry, which contains the check, is not checked."""
+    """`tenantry check` does not report who can change Tenantry's own code."""
     assert [] == code_paths("landing", None)
 
 
@@ -137,7 +137,7 @@ def _mode(path: Path, mode: int) -> None:
 def test_data_that_others_can_access_is_noted(
     settings: HostSettings, write_tenant: WriteTenant, tmp_path: Path
 ) -> None:
-    """The folder of a tenant, its database, secrets and the host's own folders are checked."""
+    """Folders, databases and secrets in the data folder that other users can access are noted."""
     write_tenant("acme")
     write_tenant("globex", DATABASE_URI=f"sqlite:///{tmp_path}/else/g.db")
     data = settings.data_dir
@@ -167,7 +167,7 @@ def test_data_that_others_can_access_is_noted(
 def test_folders_that_every_user_can_replace_are_noted(
     settings: HostSettings, private: Path, write_tenant: WriteTenant
 ) -> None:
-    """Whoever can write to a folder above the tenants folder can replace the tenants folder."""
+    """Folders above the tenants folder that every user can write to are noted."""
     write_tenant("acme").chmod(0o644)
     settings.data_dir.mkdir(mode=0o700)
     settings.data_dir.chmod(0o703)
@@ -197,7 +197,7 @@ def test_check_shows_problems_of_the_environment_and_notes(
     data_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`tenantry check` fails because of `FLASK_DEBUG` and a lost cookie, not because of notes."""
+    """`tenantry check` exits with 1 for `FLASK_DEBUG` or a bad cookie name, but not for notes."""
     write_tenant("acme", SESSION_COOKIE_NAME="__Host-session").chmod(0o664)
     _mode(data_dir / "secrets/A", 0o644)
     monkeypatch.setenv("FLASK_DEBUG", "1")

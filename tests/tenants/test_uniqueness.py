@@ -156,5 +156,5 @@ def test_a_prefix_above_several_conflicts_with_each() -> None:
     ],
 )
 def test_prefixes_are_nested_by_whole_segments(one: str, other: str, is_so: bool) -> None:
-    """A URL prefix is inside another prefix only by whole path segments, like a cookie path."""
+    """The URL prefix `/a/b` is inside `/a`, but `/ab` is not, as for cookie paths."""
     assert is_so == are_nested(one, other)

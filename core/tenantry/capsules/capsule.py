@@ -188,8 +188,8 @@ class Capsule:
         if verify_trailer(file) != self.trailer:
             raise CapsuleError("the capsule changed while it was read")
         members = read_members(file, self.trailer)
-        next(members)  # capsule.json
-        next(members)  # config.json
+        next(members)  # skip capsule.json
+        next(members)  # skip config.json
         yield from _in_order(members, self.metadata)
 
 

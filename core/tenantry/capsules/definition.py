@@ -220,7 +220,7 @@ def _describe_column(column: Mapping[str, Any], key: Sequence[str]) -> ColumnDef
 
 
 def _parse_default(column: str, text: str) -> DefaultValue | None:
-    """Return the default of a column, given as SQL."""
+    """Parse the default value of a column from its SQL text."""
     text = text.strip()
     while text.startswith("(") and text.endswith(")"):
         text = text[1:-1].strip()

@@ -163,7 +163,7 @@ class NewPostgresDatabase(NewDatabase):
     def _drop_migrated(self) -> None:
         with _connect(self.url) as connection:  # the first connection may be broken
             objects = self._migrated
-            if objects is None:  # a migration failed
+            if objects is None:  # a migration has failed
                 objects = _list_objects(connection) - self._before
             _drop(connection, objects | {("table", self._mark)})
 

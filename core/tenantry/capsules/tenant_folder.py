@@ -125,7 +125,7 @@ class FolderSnapshot:
                     self._copy_databases()
                     return
             except BlockingIOError:
-                pass  # try again after a pause
+                pass  # the loop tries again after a pause
             time.sleep(_PAUSE_S)  # gives waiting writers time to take the locks
         text = f"{self._folder}: its folders are locked or change all the time; try again later."
         raise TenantryError(text)

@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""
         del ctx
-        return [*COMMANDS]  # here, `list` may refer to the submodule `cli.list`
+        return [*COMMANDS]  # the name `list` can mean the submodule `cli.list`
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

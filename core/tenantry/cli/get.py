@@ -109,7 +109,7 @@ def _read(response: Response) -> tuple[bytes, str]:
     parts: list[bytes] = []
     try:
         for part in response.iter_encoded():
-            parts.append(part)  # noqa: PERF402 - an exception must not discard the earlier parts
+            parts.append(part)  # noqa: PERF402 - an exception must not lose earlier parts
     except ResponseCutError as error:
         return b"".join(parts), str(error.strerror)
     return b"".join(parts), ""

@@ -138,7 +138,7 @@ def _shown(name: str, value: object) -> str:
         return decimal(int(value))
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.3f}" if value < 10 else f"{value:,.1f}"  # noqa: PLR2004 - four digits
+    return f"{value:,.3f}" if value < 10 else f"{value:,.1f}"  # noqa: PLR2004 - shows four digits
 
 
 def examples(*commands: str) -> str:

@@ -34,7 +34,7 @@ from tenantry.tenants.validation import parse_tenant
 STDOUT = Path("-")
 """The name that means standard output instead of a file."""
 
-TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - signs nothing
+TRIAL_SECRET = "for apps that only list their routes"  # noqa: S105 - no session is signed with this key
 
 
 @click.command(

@@ -30,10 +30,10 @@ clients and proxies.
 OWN_WAIT_CHECKOUTS = 10
 """How long a pool waits before it evicts another tenant's connection, in average checkout times.
 
-Waiting costs other tenants nothing. After an eviction, both tenants have to open a new connection,
-which takes 5 to 10 ms of CPU time. Because the wait is a multiple of the checkout time, it adapts
-to the load. A checkout takes 5 ms, or 50 ms on a busy machine. With a fixed wait of 0.1 s, a busy
-machine reached only 0.4 to 0.9 of the throughput of separate pools.
+The wait of one tenant does not slow down other tenants. After an eviction, however, both tenants
+have to open a new connection, which takes 5 to 10 ms of CPU time. Because the wait is a multiple of
+the checkout time, it adapts to the load. A checkout takes 5 ms, or 50 ms on a busy machine. With a
+fixed wait of 0.1 s, a busy machine reached only 0.4 to 0.9 of the throughput of separate pools.
 """
 
 MAX_OWN_WAIT_S = 0.25
@@ -90,7 +90,8 @@ class ConnectionBudget:
         self._clock = clock
         # References to connections of the parent process prevent Python from closing them.
         self._inherited: list[object] = []
-        self._fork_locks: dict[int, threading.Lock] = {}  # maps each process ID to a lock
+        # Maps a process ID to the lock that protects the reset in that process.
+        self._fork_locks: dict[int, threading.Lock] = {}
         self._process = os.getpid()
         self._reset()
 
@@ -102,7 +103,7 @@ class ConnectionBudget:
         self._permits: Counter[BudgetPool] = Counter()
         # Idle connections, oldest first.
         self._idle: OrderedDict[ConnectionPoolEntry, BudgetPool] = OrderedDict()
-        self._waiters: list[_Waiter] = []  # in order of arrival
+        self._waiters: list[_Waiter] = []  # waiting calls, in order of arrival
         # A queue of returned connections, with None for each returned permit. The garbage collector
         # may return a connection in a thread that already holds the lock, so the queue must work
         # without the lock.
@@ -121,7 +122,7 @@ class ConnectionBudget:
             return len(self._idle)
 
     def counts(self) -> dict[str, ConnectionCounts]:
-        """Return the number of connections of each tenant with a connection."""
+        """Return the number of connections of each tenant that has a connection."""
         counts: dict[str, ConnectionCounts] = {}
         with self._locked():
             # While a new version of an app replaces the old version, a tenant has two pools.

@@ -45,7 +45,7 @@ class CircuitBreaker:
         self._failures = 0
         self._retry_at = 0.0
         self._is_probing = False
-        self._attempts: list[float] = []  # start times, oldest first
+        self._attempts: list[float] = []  # start times of running attempts, oldest first
 
     @property
     def pause_s(self) -> float | None:
@@ -109,7 +109,7 @@ class CircuitBreaker:
         return None
 
     def _end_attempt(self) -> None:
-        if self._attempts:  # a probe is not in the list
+        if self._attempts:  # the list has no entry for a probe
             # Only the number of start times must be correct, so any of them can be removed.
             self._attempts.pop(0)
         self._lock.notify_all()

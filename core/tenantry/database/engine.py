@@ -36,7 +36,7 @@ BUSY_TIMEOUT_S = 5.0
 """Maximum seconds that a write to SQLite waits for another write."""
 
 SERVER_OPTIONS = {
-    "client_encoding": "utf8",  # psycopg returns bytes for the text of a SQL_ASCII database
+    "client_encoding": "utf8",  # otherwise, psycopg returns bytes for text in SQL_ASCII
     "connect_timeout": 2,  # seconds; the minimum that libpq allows
     "keepalives_idle": 5,  # seconds
     "keepalives_interval": 2,  # seconds
@@ -74,7 +74,7 @@ _POSTGRES_READ_ONLY = {"25006"}  # read_only_sql_transaction, for example from a
 _UNSTORABLE = {"22021", "22P05"}  # character_not_in_repertoire, untranslatable_character
 _NUL = "cannot contain NUL"  # psycopg raises this error itself, without a SQLSTATE
 
-_NOTE_QUERY = "tenantry_note_query"  # an execution option of the engine
+_NOTE_QUERY = "tenantry_note_query"  # name of an execution option
 
 _logger = logging.getLogger(__name__)
 

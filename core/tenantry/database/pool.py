@@ -81,7 +81,7 @@ class BudgetPool(Pool):
         self._thread = threading.local()
         # Maps the `id()` of an open connection to the pool and the process that opened it.
         self._opened: dict[int, tuple[BudgetPool, int]] = {}
-        super().__init__(self._open, **pool_options)  # type: ignore[arg-type]  # called by position
+        super().__init__(self._open, **pool_options)  # type: ignore[arg-type]  # SQLAlchemy passes one argument
         if "_dispatch" not in pool_options:  # a copy of the pool inherits the event listener
             event.listen(self, "detach", self._watch_detached)
 
@@ -139,7 +139,7 @@ class BudgetPool(Pool):
     def _release_collected(self, key: int) -> None:
         pool, process = self._opened.pop(key, (self, None))
         if process == os.getpid():
-            self._budget.release(pool)  # the pool that opened the connection
+            self._budget.release(pool)  # `pool` opened the connection
 
     # -- called by SQLAlchemy ------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class BudgetPool(Pool):
         elif not self._connector.is_usable(
             record, time.monotonic() - record.info.get(CHECKED_IN_AT, 0.0)
         ):
-            record.invalidate()  # SQLAlchemy then opens a new connection
+            record.invalidate()  # SQLAlchemy then opens another connection
         self._checked_out_at[record] = time.monotonic()
         return record
 
@@ -233,7 +233,7 @@ class BudgetPool(Pool):
             raise
         finally:
             self._thread.opened = None
-            if self._use_permit():  # no connection has used the permit
+            if self._use_permit():  # the thread still has the permit
                 self._budget.release(self)
 
     def _close_partly_opened(self) -> None:

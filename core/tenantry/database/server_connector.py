@@ -52,7 +52,7 @@ class ServerConnector:
         self._password = password
         self._breaker = CircuitBreaker()
         self._is_silent = False  # whether the last attempt got no response in time
-        self._thread = threading.local()  # `is_probing` tells whether a thread is a probe
+        self._thread = threading.local()  # `is_probing` says whether a thread is a probe
 
     def check_available(self, *, must_open: bool) -> None:
         """Check that the server is not known to be down.

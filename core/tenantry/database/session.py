@@ -46,7 +46,7 @@ class Database:
         *,
         options: Mapping[str, Any] = NO_OPTIONS,
     ) -> None:
-        self._options = options or NO_OPTIONS  # tenants must not share this dict
+        self._options = options or NO_OPTIONS  # tenants must not share a mutable dict
         self.owner = owner
         self._url = url
         self._budget = budget

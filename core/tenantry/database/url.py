@@ -25,8 +25,8 @@ _SETTING = re.compile(r"(?:^|\s)(?:-c\s*|--)([\w.-]+)=((?:\\.|\S)*)")
 _BEFORE_QUERY = ("dbname", "user", "password", "service", "hostaddr")
 """Parameters of libpq that are rejected in the query part of a URL.
 
-libpq prefers the query part to the rest of the URL. With such parameters in its query part, a URL
-would not show which database is used, and would reveal the password in logs.
+In libpq, the query part takes precedence over the rest of the URL. With such parameters in its
+query part, a URL would not show which database is used, and would reveal the password in logs.
 """
 
 IDENTITY_PARAMETERS = frozenset({*_BEFORE_QUERY, "conninfo", "database", "host", "port", "uri"})

@@ -31,7 +31,7 @@ class MemoryBudget:
     def __init__(self, limit_bytes: int, wait_s: float) -> None:
         self._limit_bytes = self._free_bytes = limit_bytes
         self._wait_s = wait_s
-        self._changed = threading.Condition()  # protects `_free_bytes`
+        self._changed = threading.Condition()  # the condition protects `_free_bytes`
 
     @contextmanager
     def reserve(self, size_bytes: int) -> Iterator[None]:

@@ -181,10 +181,10 @@ def _upgrade(
 
     try:
         result = runner.upgrade(target, record_start)
-    except JournalError as error:  # A migration must not start without a record in the journal.
+    except JournalError as error:  # without a journal record, no migration starts
         return MigrationStatus(name, "failed", reason=str(error))
     before, after = result.before or frozenset(), result.after or frozenset()
-    if result.state == "unchanged":  # a concurrent or killed run has upgraded it
+    if result.state == "unchanged":  # another run has upgraded it
         status = MigrationStatus(name, "at head", before, after)
         return _recorded(status, lambda: journal.record_at_head({name: database}))
     if result.state == "migrated":

@@ -38,7 +38,7 @@ class PostgresForesight:
         """The reasons why PostgreSQL would refuse a statement, each as a clause without a
         period."""
         self._dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-        self._relations: dict[str, str] = {}  # name of a table, key or index → its table
+        self._relations: dict[str, str] = {}  # maps a table, key or index to its table
         self._types: set[str] = set()  # names of the types of `Enum` columns
         sa.event.listen(connection, "before_execute", self._note)
 

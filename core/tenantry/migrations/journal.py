@@ -268,7 +268,7 @@ class Journal:
         """Return the newest step of a tenant's database, or None if no step exists."""
         with self._exclusive() as connection:
             row = connection.execute(
-                f"SELECT {_STEP_COLUMNS} FROM step WHERE tenant = ? AND "  # noqa: S608 - constant
+                f"SELECT {_STEP_COLUMNS} FROM step WHERE tenant = ? AND "  # noqa: S608 - the columns are constant
                 "coalesce(database, ?) = ? ORDER BY run DESC LIMIT 1",
                 (tenant, database, database),
             ).fetchone()
@@ -295,7 +295,7 @@ class Journal:
         """Return the steps of a run, sorted by tenant."""
         with self._exclusive() as connection:
             rows = connection.execute(
-                f"SELECT {_STEP_COLUMNS} FROM step WHERE run = ? ORDER BY tenant",  # noqa: S608 - constant
+                f"SELECT {_STEP_COLUMNS} FROM step WHERE run = ? ORDER BY tenant",  # noqa: S608 - the columns are constant
                 (run,),
             ).fetchall()
         return [_step(row) for row in rows]

@@ -40,7 +40,7 @@ _HOLDER_QUERY = f"""
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND (classid::bigint << 32) | objid::bigint = {_LOCK_KEY}
-"""  # noqa: S608 - the text is constant
+"""  # noqa: S608 - the query contains only constants
 
 
 class DatabaseLockedError(Exception):
@@ -101,7 +101,7 @@ def _lock_pooled(connection: Connection, timeout_s: float) -> Iterator[None]:
 def _lock_session(connection: Connection, timeout_s: float) -> Iterator[None]:
     settings = [
         _name_setting(is_local=False),
-        # for statements outside the migration's transaction
+        # Remove the timeout of statements outside the migration's transaction.
         "set_config('statement_timeout', '0', false)",
     ]
     if (connection.dialect.server_version_info or (0,)) >= (14,):

@@ -157,7 +157,7 @@ def _is_rejected_commit(error: BaseException) -> bool:
     """
     if not isinstance(error, DBAPIError) or error.connection_invalidated:
         return False
-    return error.statement is None  # only the error of a COMMIT has no statement
+    return error.statement is None  # SQLAlchemy sets no statement for a COMMIT
 
 
 def _run_alembic(
@@ -214,7 +214,7 @@ def _steps(
         for revision in reversed(found):
             yield MigrationStep.upgrade_from_script(script.revision_map, revision)
     else:
-        # A downgrade reverses the steps of the corresponding upgrade, in reverse order.
+        # A downgrade undoes the steps of the corresponding upgrade, in reverse order.
         for revision in script.iterate_revisions(current, destination, implicit_base=True):
             yield MigrationStep.downgrade_from_script(script.revision_map, revision)
 

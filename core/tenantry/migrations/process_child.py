@@ -59,7 +59,7 @@ def _reply(request: MigrationRequest, on_start: OnStart, on_commit: OnCommit) ->
         return migrate(request, branches, on_start, on_commit)
     except DatabaseLockedError as error:
         return MigrationReply("failed", reason=str(error))
-    except BaseException as error:  # noqa: BLE001 - whatever a driver or a revision file raises
+    except BaseException as error:  # noqa: BLE001 - a revision file can raise any exception
         return MigrationReply("failed", reason=describe_error(error))
 
 

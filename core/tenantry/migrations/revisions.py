@@ -22,7 +22,7 @@ REVISION_CHARS = 32
 
 RevisionState = Literal["at head", "behind", "ahead"]
 
-# matches the files that Alembic loads
+# Pattern of the names of files that Alembic loads.
 _REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")
 
 

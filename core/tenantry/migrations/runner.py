@@ -245,7 +245,7 @@ def _result(
         revisions = frozenset(reply.revisions)
         return MigrationResult(reply.state, revisions if before is None else before, revisions)
     reason = reply.reason.rstrip(".")
-    if before is None:  # the migration has not started
+    if before is None:  # the migration has not begun
         return MigrationResult(reply.state, reason=f"{reason}.")
     try:
         status = compare(

@@ -90,7 +90,7 @@ def status_before_upgrade(tenants: Sequence[Tenant], data_dir: Path) -> list[Mig
 
     If all databases of the sample are outdated, assume that all other databases are outdated.
 
-    Assumptions can be wrong. Therefore, the process that migrates a database reads its revisions
+    Because the assumption can be wrong, the process that migrates a database reads its revisions
     again while it holds the lock.
     """
     sample = tenants[:: max(1, len(tenants) // SAMPLE_SIZE)]

@@ -135,7 +135,7 @@ def sqlite_file_exists(url: "URL") -> bool:
 
 
 def check_file_not_lost(url: "URL") -> None:
-    """Check that a SQLite file is not missing although its marker file exists.
+    """Raise an error if a SQLite file is missing although its marker file exists.
 
     Raises:
         LostDatabaseError: the marker exists, but the SQLite file is missing.

@@ -109,7 +109,7 @@ class _Remove:
 
     def _write_capsule(self) -> None:
         if not self._removal.is_archived:
-            with suppress(TenantryError):  # without a capsule, the tenant file can be broken
+            with suppress(TenantryError):  # without a capsule, the tenant file may be invalid
                 database = kept_database(*load_tenant(self._settings, self._name))
                 self.result = RemovedTenant(None, database)
             return

@@ -1,4 +1,4 @@
-"""Tenants: validated tenant files, and the state that operators set for a tenant.
+"""Reads and validates tenant files, and keeps the state that operators set for each tenant.
 
 The package runs tenant files in a loader process (`loader`), validates their keys (`validation`),
 compares the tenants with each other (`uniqueness`), notices changes in the tenants folder

@@ -199,7 +199,7 @@ def read_snapshot(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         document = json.loads(path.read_bytes())
         salt, tenants = str(document["salt"]), dict(document["tenants"])
-        compare(tenants, tenants, lambda _: ())  # raises an exception if a description is malformed
+        compare(tenants, tenants, lambda _: ())  # a malformed description raises an exception
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TenantryError(
             f"{path} is not a snapshot; create one with: tenantry plan --save FILE."

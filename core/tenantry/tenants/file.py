@@ -96,7 +96,8 @@ def _check_kind_and_mode(path: Path, info: os.stat_result) -> None:
     if info.st_mode & stat.S_IWOTH:
         command = f"chmod o-w {shlex.quote(display_path(path))}"
         _reject(path, f"every user can write to it; run: {command}")
-    for folder in (path.parent, Path(os.path.realpath(path)).parent):  # of the link and of the file
+    # If the file is a link, its target can be in another folder.
+    for folder in (path.parent, Path(os.path.realpath(path)).parent):
         if is_writable_by_all(folder):
             command = f"chmod o-w {shlex.quote(display_path(folder))}"
             _reject(path, f"every user can write to its folder; run: {command}")

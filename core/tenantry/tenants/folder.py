@@ -105,7 +105,7 @@ class TenantsFolder:
         self._gone: set[str] = set()  # names of missing files that are not reported as removed yet
         self._round_robin = RoundRobin()
         self._has_links = False
-        self._signature = 0  # signature of the tenants folder itself
+        self._signature = 0  # the signature of the tenants folder
         self._signature_since_s = -math.inf
         self._checked_s = -math.inf
         # Device and inode of the folder when it last contained files.

@@ -54,7 +54,7 @@ class LastGood:
         """What each tenant claimed when it last served, by tenant name."""
         self._is_open = self._is_started = self._has_failed = False
         self._unsaved: dict[str, Tenant] = {}
-        self._changes: dict[str, Claims | None] = {}  # changes to save
+        self._changes: dict[str, Claims | None] = {}  # changes that are not saved yet
 
     def open(self) -> dict[str, Claims]:
         """Read the record, and return the claims."""
@@ -104,7 +104,7 @@ class LastGood:
         return FileContent(self._tenants_dir / f"{name}.py", claims.digest, source)
 
     def save(self) -> None:
-        """Write all changes. An error is logged once, and the next call tries again."""
+        """Write all changes to disk. An error is logged once, and the next call tries again."""
         if not self._unsaved and not self._changes:
             return
         try:
@@ -126,7 +126,7 @@ class LastGood:
 
     def _save_text(self, tenant: Tenant) -> None:
         content = read_content(self._tenants_dir / f"{tenant.name}.py")
-        if content.digest == tenant.digest:  # otherwise, the file has changed
+        if content.digest == tenant.digest:  # if the digests differ, the file has changed again
             _replace(self._text_file(tenant.name), content.source)
             claims = self.claims[tenant.name] = Claims(tenant.digest, tenant.url_prefix)
             self._changes[tenant.name] = claims
@@ -168,7 +168,7 @@ def _replace(path: Path, content: bytes) -> None:
     try:
         fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, content)  # writes all bytes to a regular file, or raises an error
+            os.write(fd, content)  # writing to a regular file is complete, or raises an error
         finally:
             os.close(fd)
         unfinished.replace(path)

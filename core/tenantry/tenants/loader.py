@@ -117,7 +117,7 @@ class Loader:
         Args:
             path: the tenant file.
             source: the file's content; None to read the file.
-            timeout_s: seconds that the file can run; None to use the loader's time limit.
+            timeout_s: maximum seconds that the file can run; None to use the loader's time limit.
 
         Raises:
             TenantFileTimeoutError: the file did not finish in time.
@@ -170,7 +170,7 @@ class Loader:
             environ["TENANTRY_DATA_DIR"] = str(self._data_dir.absolute())
         if not self._creates_secrets:
             environ[THROW_AWAY] = os.urandom(NEW_SECRET_BYTES).hex()
-        process = subprocess.Popen(  # noqa: S603 - a file of Tenantry
+        process = subprocess.Popen(  # noqa: S603 - runs a file of Tenantry
             [python_executable(), "-I", "-B", str(_CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -159,7 +159,7 @@ def run_source(name: str, file: str, source: bytes) -> dict[str, Any]:
     secrets = _recorded_secrets()
     before = _process_state()
     try:
-        exec(compile(source, file, "exec", dont_inherit=True), namespace)  # noqa: S102 - this process exists to run the file
+        exec(compile(source, file, "exec", dont_inherit=True), namespace)  # noqa: S102 - the process exists to run tenant files
     except SystemExit as error:
         code = "" if error.code is None else str(error.code)
         return {"system_exit": [_redact(code, secrets, namespace), _line(error, file)]}
@@ -260,7 +260,7 @@ def _process_state() -> dict[str, object]:
 
 
 _AFTER_IMPORT: dict[str, object] = {"changes logging.disable": 0, "changes the log handlers": []}
-"""The initial state of `logging`, in case the tenant file imports the module first."""
+"""The initial state of `logging`, for a tenant file that is the first to import `logging`."""
 
 
 def _changes(before: dict[str, object], after: dict[str, object]) -> list[str]:

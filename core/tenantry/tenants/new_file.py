@@ -67,7 +67,7 @@ def create_tenant(
 
 
 def check_name_is_free(settings: HostSettings, name: str) -> None:
-    """Check that no tenant file, no data and no secret with a name exist.
+    """Check that a name is free: no tenant file, no data and no secret has the name.
 
     Each command that an error message suggests affects only this name, and no other tenant.
 
@@ -193,7 +193,7 @@ def check_prefix_is_free(settings: HostSettings, prefix: str, replaced: str = ""
             text = f"{prefix} is the prefix of tenant {owner!r}"
             raise TenantryError(f"{text}; choose another with --prefix.")
         if are_nested(prefix, taken):
-            text = f"{prefix} and {taken}, the prefix of tenant {owner!r}, lie inside one another"
+            text = f"{prefix} and {taken}, the prefix of tenant {owner!r}, overlap"
             raise TenantryError(f"{text}; choose another with --prefix.")
 
 

@@ -26,7 +26,7 @@ class OpenId:
     # The query of `jwks_uri` can contain a secret.
     jwks_uri: str | None = field(default=None, repr=False)
     claims: tuple[tuple[str, tuple[ClaimValue, ...]], ...] = ()
-    """Pairs of the name of a required claim and the accepted values of the claim.
+    """The claims that a token must have, as pairs of a name and the accepted values.
 
     The name can be a path, such as `realm_access.roles`.
     """
@@ -94,7 +94,7 @@ def is_loopback(host: str | None) -> bool:
 
 def _parse_issuer(value: object) -> str:
     url = check_url(value)
-    if "?" in url:  # OpenID Connect Discovery §3
+    if "?" in url:  # OpenID Connect Discovery §3 forbids a query
         raise ValueError("expected a URL without a query, exactly as tokens have it in 'iss'")
     return url
 

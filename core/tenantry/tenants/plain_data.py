@@ -47,7 +47,7 @@ _TAGS = {
     "datetime.timedelta": "timedelta",
     "decimal.Decimal": "decimal",
     "pathlib.PosixPath": "path",
-    "pathlib._local.PosixPath": "path",  # the name of the class in Python 3.13
+    "pathlib._local.PosixPath": "path",  # name of the class `PosixPath` in Python 3.13
     "uuid.UUID": "uuid",
 }
 

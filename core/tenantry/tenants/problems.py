@@ -36,7 +36,7 @@ _EXPECTED: Mapping[str, str] = {
 T = TypeVar("T")
 
 
-class ValueProblems(ValueError):  # noqa: N818 - contains several problems
+class ValueProblems(ValueError):  # noqa: N818 - the plural is correct: one error has several problems
     """Problems inside one value, as pairs of a place (`['mobile']['expires']`) and a message."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ class RoundRobin:
         self._left: list[str] = []
 
     def take(self, names: Collection[str], share: float) -> list[str]:
-        """Return the next part of `names`, as large as `share` (0 to 1).
+        """Return the next part of `names`. The argument `share` is the size of the part (0 to 1).
 
         When the shares of several calls add up to 1, every name has been returned. A name that is
         added during a round waits for the next round.

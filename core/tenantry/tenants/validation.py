@@ -43,7 +43,7 @@ class RejectedTenant:
     digest: str = ""
     """SHA-256 of the rejected file's content."""
     has_timed_out: bool = False
-    """Whether the file did not finish in time. The file might finish with more time."""
+    """Whether the file exceeded its time limit. With more time, the file might finish."""
 
     @property
     def reason(self) -> str:

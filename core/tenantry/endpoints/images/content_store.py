@@ -51,7 +51,7 @@ class ContentStore:
         """Return the path of the file with a hash, even if the file does not exist.
 
         Raises:
-            InvalidHashError: this is not a hash.
+            InvalidHashError: the text is not a SHA-256 hash.
         """
         if not is_hash(sha256):
             raise InvalidHashError
@@ -137,7 +137,7 @@ class Shard:
         """Remove the file with the given hash, if it exists.
 
         Raises:
-            InvalidHashError: this is not a hash.
+            InvalidHashError: the text is not a SHA-256 hash.
         """
         if not is_hash(sha256):
             raise InvalidHashError

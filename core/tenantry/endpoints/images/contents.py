@@ -20,7 +20,7 @@ Part = bytes | slice
 
 @dataclass(frozen=True)
 class ImageContents:
-    """The size of an image, the parts of its file that describe pixels, and how to show pixels."""
+    """The size of an image, and what its file says about pixels, colors and orientation."""
 
     width: int
     height: int

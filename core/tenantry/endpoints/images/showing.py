@@ -120,7 +120,7 @@ def _with_shown_mode(image: Image.Image, profile_space: bytes) -> Image.Image:
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
-    """Return a gray image of 16 bits per pixel with 8 bits per pixel."""
+    """Convert a gray image from 16 to 8 bits per pixel."""
     key = image.info.get("transparency")
     values = image.convert("I")
     gray = values.point([value >> 8 for value in range(2**16)], "L")

@@ -84,4 +84,4 @@ def _size(kind: bytes, head: bytes) -> tuple[int, int]:
         packed = int.from_bytes(head[1:5], "little")
         return packed % 2**14 + 1, packed // 2**14 % 2**14 + 1
     width, height = struct.unpack_from("<HH", head, 6)
-    return width % 2**14, height % 2**14  # the upper two bits are a scale
+    return width % 2**14, height % 2**14  # the upper two bits of each number are a scale
