@@ -91,7 +91,7 @@ def make_echo_site(folder: Path) -> None:
 
 @contextlib.contextmanager
 def nginx_before(upstream: int, folder: Path) -> Iterator[int]:
-    """Run nginx before a port until the end of the block. Yield the port of nginx."""
+    """Run nginx in front of a port until the end of the block. Yield the port of nginx."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
     if program is None:
         raise SystemExit("nginx is missing: apt-get install nginx-light")
@@ -131,7 +131,7 @@ def _accepts(port: int) -> bool:
 
 
 def measure(port: int, seconds: float, bounds: Bounds) -> None:
-    """Run the quiet clients beside the noisy clients. Print what both saw."""
+    """Run the quiet and the noisy clients at the same time. Print what both saw."""
     context = get_context("fork")
     ours, theirs = context.Pipe()
     noise = context.Process(target=_make_noise, args=(port, seconds, theirs))
@@ -161,7 +161,7 @@ def _make_noise(port: int, seconds: float, pipe: Pipe) -> None:
 # -- clients --------------------------------------------------------------------------------------
 
 Answers = list[tuple[str, float]]
-"""What was requested with which result, and the seconds that it took."""
+"""The request, its result, and its duration in seconds."""
 
 
 def _run_clients(send: object, port: int, seconds: float) -> tuple[Answers, list[str]]:

@@ -6,8 +6,8 @@ The benchmark compares two sides. On one side, 200 tenants with a database each 
 budget. On the other side, 200 tenants each have an unbounded connection pool. One worker with 8
 threads serves both sides, because two processes that run the same code differ by up to 7 %, which
 is more than the data layer costs. The sides run alternately in short windows, and the benchmark
-compares adjacent windows, so that noise of the machine affects both sides equally. Eight clients
-send each load:
+compares adjacent windows, so that other load on the machine affects both sides equally. Eight
+clients send each load:
 
 - `visits`: A client sends 10 requests to one tenant, and then visits the next tenant. Each client
   visits the tenants in an order of its own. A visit imitates a person who opens a page with assets

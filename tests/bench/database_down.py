@@ -125,7 +125,7 @@ def after_first_time_out(visitors: list[Visitor]) -> list[float]:
 def run(
     host: Server, seconds: float, fault: contextlib.AbstractContextManager[None]
 ) -> tuple[list[float], list[Visitor]]:
-    """Request all tenants during a fault. Return healthy tenants' times and clients of `down`."""
+    """Request all tenants during a fault. Return the calm tenants' times and `down`'s clients."""
     others = [Visitor(host.port, name) for name in CALM]
     down = [Visitor(host.port, "down") for _ in range(2)]
     with in_threads(*(visitor.visit_until for visitor in [*others, *down])), fault:

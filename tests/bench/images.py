@@ -4,7 +4,7 @@
 
 The first part uploads each file in a separate process, makes its largest thumbnail, and measures
 processor time and memory. The files are the largest allowed images of each format, and files with
-at least as many parts as the limits allow. Every file has up to 16 MiB. The processor time is
+at least as many parts as the limits allow. Every file has at most 16 MiB. The processor time is
 compared with the time that Pillow takes to decode the slowest of the largest allowed images.
 
 In the second part, one gunicorn with 2 workers of 8 threads serves two tenants. Without a pause,
@@ -184,7 +184,7 @@ def uploading(port: int, paths: Sequence[Path], statuses: Counter[int]) -> Itera
 def measure_neighbor(
     folder: Path, paths: Sequence[Path], bounds: Bounds, arguments: argparse.Namespace
 ) -> None:
-    """Compare the neighbor's median beside eight clients with images to its calm median."""
+    """Compare the neighbor's median while eight clients send images with its calm median."""
     tenants = make_site(folder)
     (tenants / "acme.py").write_text(TENANT)
     (tenants / "quiet.py").write_text(landing_text("quiet"))

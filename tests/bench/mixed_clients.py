@@ -141,7 +141,7 @@ class Session:
 
     Args:
         port: the server's port.
-        rng: decides about everything that is random.
+        rng: the source of all random numbers.
         report: gets what the session saw.
     """
 

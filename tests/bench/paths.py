@@ -95,7 +95,7 @@ def run(host: Host, count: int, seed: int) -> None:
             statuses[status] += 1
             if tenant != owner_of(path):
                 wrong.append(path)
-            # Noise of the machine can make a path look slow, so measure the path again.
+            # Other load on the machine can make a path look slow, so measure the path again.
             if took_s > slowest[0] * plain_s:
                 slowest = max(slowest, (cost(host, path), path))
     print(f"{count} paths, seed {seed}; by status: {dict(sorted(statuses.items()))}")

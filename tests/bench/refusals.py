@@ -42,7 +42,7 @@ RATE = 10
 TIMES = 20
 CLIENTS = 16
 FLOOD = 32
-"""Number of connections that the cost of a refusal is measured with."""
+"""Number of connections for measuring the cost of a refusal."""
 
 
 def main() -> None:
@@ -105,7 +105,7 @@ def window_cost_s(
 
 
 def neighbour(folder: Path, arguments: argparse.Namespace, bounds: Bounds) -> None:
-    """Compare the quiet tenant's throughput in calm windows and beside the limited tenant."""
+    """Compare the quiet tenant's throughput with and without load on the limited tenant."""
     served: dict[str, list[int]] = {"alone": [], "calm": [], "beside": []}
     noise, not_served = Counter[int](), 0
 

@@ -13,11 +13,11 @@ broken. The cases are:
 - `TERM`: The benchmark stops a worker with SIGTERM, and gunicorn starts another.
 - `stop`, `recycle`, `freeze`: See `worker_ends.py`.
 
-Each case happens several times on one server, between calm windows, so that noise of the machine
-affects both kinds of windows equally. No request of a healthy tenant may fail, except in the first
-2 s after a `kill`. A connection that the server closes just as a request arrives counts as failed,
-although a client can repeat the request. With `restart`, the longest wait and the p99 may be at
-most 3 times the calm p99.
+Each case happens several times on one server, between calm windows, so that other load on the
+machine affects both kinds of windows equally. No request of a healthy tenant may fail, except in
+the first 2 s after a `kill`. A connection that the server closes just as a request arrives counts
+as failed, although a client can repeat the request. With `restart`, the longest wait and the p99
+may be at most 3 times the calm p99.
 
 For `restart`, additional windows do only the work of a restart, in processes that serve no
 requests: the processes import the code three times, for one trial and two workers. The additional

@@ -4,7 +4,7 @@
 
 One gunicorn serves the tenants acme, globex and initech with 2 workers of 8 threads. Each tenant
 has two clients per worker. A round rewrites the file of acme 20 times, and two of the new versions
-are broken. Rounds alternate with calm windows of the same length, so that noise of the machine
+are broken. Rounds alternate with calm windows of the same length, so that other load on the machine
 affects both equally. Every response contains the tenant's name, and its version twice: from the
 first and from the last line of the tenant file.
 

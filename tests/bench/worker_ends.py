@@ -41,7 +41,7 @@ ROUNDS = 3
 FREEZE_S = 10.0
 RECYCLE_S = 30.0
 LONGEST_WAIT_S = 0.5
-"""Maximum seconds that a request waits beside a frozen worker."""
+"""Maximum seconds that a request to another worker waits while one worker is frozen."""
 
 NAMES = ("globex", "initech")
 STOPPED_PATHS = [("/acme/", 0.0), ("/acme/", 0.02), ("/acme/", 0.3), ("/globex/sleep/1.0", 0.0)]

@@ -139,7 +139,7 @@ def test_a_part_has_its_place_and_length() -> None:
 
 
 def test_head_has_the_headers_of_get() -> None:
-    """HEAD has the length of the whole content, and no body."""
+    """A response to HEAD has the length of the whole content, and no body."""
     status, headers, body = sent({"Range": "bytes=2-4"}, "HEAD")
 
     assert (200, "10", "bytes", b"") == (

@@ -150,7 +150,8 @@ def test_a_replaced_master_runs_nothing_of_the_project(project: Project, server:
 def test_another_server_runs_nothing_of_the_project(project: Project, command: list[str]) -> None:
     """Under plain `gunicorn` or waitress, the host imports only endpoints from the project."""
     with running(command, project.folder, TENANTRY_APP_DIR="own") as server:
-        wait_until(lambda: server.get("/globex/orders/")[0].status == 200)  # 503 until it is built
+        # The tenant answers 503 until its app is built.
+        wait_until(lambda: server.get("/globex/orders/")[0].status == 200)
         answer = server.get("/globex/orders/")
 
     assert (200, b"orders") == (answer[0].status, answer[1])

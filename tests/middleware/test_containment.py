@@ -284,7 +284,7 @@ def test_an_app_that_calls_start_response_twice_gets_a_500() -> None:
 
 
 def test_exc_info_replaces_headers_that_are_not_sent() -> None:
-    """With `exc_info`, a second `start_response` wins until the first byte is sent (PEP 3333)."""
+    """Until the first byte is sent, `exc_info` lets a second `start_response` replace the first."""
 
     def app(_: object, start_response: App) -> Iterable[bytes]:
         start_response("200 OK", PLAIN)

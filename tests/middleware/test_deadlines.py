@@ -40,7 +40,7 @@ class Deadline:
         self._now_s = 0.0
 
     def __call__(self) -> int:
-        """Return the time of the watchdog: as many seconds after the start of the request."""
+        """Return the time that `check_at` sets, in nanoseconds on the watchdog's clock."""
         [record] = self.in_flight.records()
         return record.begun_ns + int(self._now_s * 1e9)
 
@@ -263,7 +263,7 @@ def test_an_overdue_request_is_answered_once() -> None:
 
 
 def test_a_504_to_head_has_no_body() -> None:
-    """The 504 of a HEAD request ends with its head."""
+    """The 504 to a HEAD request has no body."""
     deadline, app = Deadline(is_answering=True), Waiting()
 
     with _client(REQUEST_METHOD="HEAD") as (client, keys), deadline.requesting(app, **keys):

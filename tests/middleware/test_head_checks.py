@@ -148,7 +148,7 @@ def test_refuse_leaves_the_log_context_unchanged() -> None:
 
 
 def test_checks_of_another_tenant_do_not_count() -> None:
-    """If the address has gone to another tenant since the check, that tenant checks again."""
+    """If the address has moved to another tenant since the check, that tenant checks again."""
     environ = environ_of(HTTP_HOST="globex.test")
     HeadChecks(app, "globex", [authentication(), rate()], BodyLimit(LIMIT)).refuse(environ)
     closed = HeadChecks(app, "acme", [TrustedHosts(("acme.test",))], BodyLimit(LIMIT))

@@ -394,7 +394,7 @@ def test_a_waiting_request_uses_no_processor_time() -> None:
 
 
 def test_a_tenants_keys_replace_the_hosts_settings() -> None:
-    """A key of the tenant file comes before the setting; an unread tenant has the settings."""
+    """The tenant file's keys override the settings, which apply until the file is read."""
     settings = HostSettings(max_concurrent_requests=5, deadline_s=7.0, deadline_action="answer")
     keys = {"SECRET_KEY": KEY, "BLUEPRINTS": ["landing"]}
     own = {"MAX_CONCURRENT_REQUESTS": 2, "DEADLINE_S": 3.0, "DEADLINE_ACTION": "report"}

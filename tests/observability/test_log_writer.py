@@ -231,7 +231,7 @@ def test_a_forked_process_starts_without_the_queue_and_the_thread_of_its_parent(
     wait_until(lambda: not STDERR.is_awake)
     STDERR.queue.append("of the parent\n")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns of a fork beside threads
+        warnings.simplefilter("ignore")  # Python warns about a fork with threads
         child = os.fork()
     if not child:
         STDERR.put("of the child\n")

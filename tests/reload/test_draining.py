@@ -26,7 +26,7 @@ def retired_with_a_request(draining: Draining) -> Instance:
 
 
 def test_a_drain_is_limited_in_time(caplog: pytest.LogCaptureFixture) -> None:
-    """After the drain time-out, an old app is closed, and the log says how many requests it cut."""
+    """After the drain timeout, an old app is closed, and the log says how many requests it cut."""
     now = [0.0]
     draining = Draining(30.0, lambda: now[0])
     instance = retired_with_a_request(draining)

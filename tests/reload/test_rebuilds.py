@@ -70,7 +70,7 @@ def _acme(data_dir: Path) -> Iterator[AcmeRebuilds]:
 
 
 def test_the_instance_is_passed_on(acme: AcmeRebuilds) -> None:
-    """A rebuilt app is handed to the caller, and does not replace the old app by itself."""
+    """A rebuilt app is passed to the caller, and does not replace the old app by itself."""
     acme.start(acme.tenant("v1"))
     acme.finish()
 

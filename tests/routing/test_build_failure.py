@@ -25,7 +25,7 @@ class SilentError(Exception):
     ],
 )
 def test_the_reason_is_the_type_and_text_of_the_exception(error: Exception, reason: str) -> None:
-    """The reason of a failed build is one line with the exception's type and text."""
+    """The reason for a failed build is one line with the exception's type and text."""
     assert reason == BuildFailure.of(error, None, now=0.0).reason
 
 

@@ -283,7 +283,7 @@ def test_retry_after_is_the_rest_of_the_pause_rounded_up() -> None:
 
 
 def test_a_successful_build_clears_the_failure() -> None:
-    """After a successful build, a tenant serves, and the reason of an earlier failure is gone."""
+    """After a successful build, a tenant serves, and the reason for a failure is gone."""
     clock = Clock()
     mount = make_mount(make_tenant(), recovering(ValueError("no"), ValueError("no")), clock=clock)
     for _ in range(2):

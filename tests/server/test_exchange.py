@@ -22,7 +22,7 @@ FRAMING = Framing(0, is_kept_alive=True, expects_continue=False, is_http_1_0=Fal
 
 
 class Answered:
-    """What a client gets for a request, and what is left of the request."""
+    """The response that a client gets, and the exchange after the response."""
 
     def __init__(self, app: App, **options: Any) -> None:
         server, client = socket.socketpair()

@@ -1,4 +1,4 @@
-"""What the worker uses of gunicorn exists; if not, gunicorn's own worker serves, and says why."""
+"""gunicorn has all names that the worker uses; otherwise, gunicorn's own worker serves."""
 
 import logging
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_the_installed_gunicorn_has_all_names() -> None:
 
 
 def test_a_missing_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Methods, settings and arguments that gunicorn does not have are named."""
+    """Methods, settings and arguments that gunicorn lacks are reported."""
     monkeypatch.setattr(gunicorn_api, "CLASSES", {Worker: ("run", "planted")})
     monkeypatch.setattr(gunicorn_api, "SETTINGS", ("threads", "other"))
     monkeypatch.setattr(gunicorn_api, "WORKER_ARGUMENTS", ("age", "more"))

@@ -1,4 +1,4 @@
-"""The wire corpus and the fuzzer notice each kind of wrong answer."""
+"""The wire corpus and the fuzzer detect each kind of wrong answer."""
 
 import fuzz
 import pytest

@@ -88,7 +88,7 @@ def _answers_after_proxy_line(server: Server) -> bool:
 
 
 def _nginx_before(behind: Server, folder: Path) -> contextlib.AbstractContextManager[Server]:
-    """Run nginx with our site file, on the port that `running` chooses."""
+    """Run nginx with the project's site file, on the port that `running` chooses."""
     site = _SITE.read_text().replace("127.0.0.1:8000", f"127.0.0.1:{behind.port}")
     # The echo app answers at `/-/livez`, so that `running` sees when nginx is ready.
     site = re.sub(r"location /-/ \{.*?\}", "", site, flags=re.DOTALL)

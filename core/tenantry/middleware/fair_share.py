@@ -1,7 +1,7 @@
 """Fair share: how many requests of one tenant may be in flight at once in one process.
 
 A fixed cap per tenant fails as soon as two tenants are noisy: with a cap of 4 of 8 threads, two
-noisy tenants multiplied their neighbour's p99 by 639. Therefore, a tenant may have as many requests
+noisy tenants multiplied their neighbor's p99 by 639. Therefore, a tenant may have as many requests
 in flight as threads are free, like the dynamic threshold of switch buffers (Choudhury and Hahne
 1998).
 """

@@ -85,7 +85,7 @@ class HeadChecks:
         if checked_for == self._tenant:
             return environ.get(HEAD_REFUSAL)
         if checked_for is not None:
-            # Between the check and the call of the app, the address moved to another tenant.
+            # The address moved to another tenant between the check and the call of the app.
             for key in (HEAD_REFUSAL, CLIENT, CLAIMS, RATE_HEADERS):
                 environ.pop(key, None)
         environ[HEAD_CHECKED_FOR] = self._tenant

@@ -28,7 +28,7 @@ STARTING = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "This host is starting.", retry_after_s=1
 )
 GET_ONLY = ProblemResponse(
-    HTTPStatus.METHOD_NOT_ALLOWED, "This page only answers GET and HEAD.", allow="GET, HEAD"
+    HTTPStatus.METHOD_NOT_ALLOWED, "This page answers only GET and HEAD.", allow="GET, HEAD"
 )
 
 

@@ -248,7 +248,7 @@ def _has(name: str, found: object, wanted: tuple[ClaimValue, ...]) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return the reason of a refusal, without joserfc's own texts, which can quote the token."""
+    """Return the reason for a refusal, without joserfc's own texts, which can quote the token."""
     if isinstance(error, JoseError):
         claim = getattr(error, "claim", "")
         return f"{error.error} {claim}".strip()

@@ -234,7 +234,7 @@ def _ask(path: Path, command: str, timeout_s: float) -> dict[str, Any] | None:
         except OSError:  # the worker has just ended, or belongs to another user
             return None
         parts = []
-        # After a timeout or a lost connection, `json.loads` tells whether the received bytes are a
+        # After a timeout or a lost connection, `json.loads` shows whether the received bytes are a
         # complete answer.
         with contextlib.suppress(OSError):
             connection.sendall(command.encode())

@@ -45,7 +45,7 @@ class _Rebuild:
 class Rebuilds:
     """The rebuilds of one process, with at most one wanted build per tenant. Not thread-safe.
 
-    The mount shows the reason of a failed build. A failed build is due again after a pause.
+    The mount shows the reason for a failed build. A failed build is due again after a pause.
     """
 
     def __init__(self, workers: ReloadWorkers, clock: Callable[[], float] = time.monotonic) -> None:

@@ -328,7 +328,7 @@ class Reconciler:
                 del self._restorable[name]
                 self._accepted.add(last)
                 if isinstance(file.result, Tenant):
-                    self._serve(file, file.result)  # the newest version is built again in addition
+                    self._serve(file, file.result)  # also build the newest version again
             elif newest is not None and file.mount.state_unless_parked == "failed":
                 self._restore(file)
                 self._serve(file, newest)

@@ -79,7 +79,7 @@ class Connection:
         # numbers.
         self._outbox_lock = threading.Lock()
         self.sent_bytes = 0
-        """Bytes of all responses that the system has accepted."""
+        """Bytes of all responses that the kernel has accepted."""
         self.is_hijacked = False
         """Whether an app has taken over the socket; the connection closes after its request."""
         self.is_waiting = False

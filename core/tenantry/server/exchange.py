@@ -166,7 +166,7 @@ class Exchange:
         exc_info: "OptExcInfo | None" = None,
         /,
     ) -> Callable[[bytes], object]:
-        """Take the head of the response (PEP 3333)."""
+        """Accept the head of the response (PEP 3333)."""
         if exc_info is not None:
             if self.is_head_sent and exc_info[1] is not None:
                 raise exc_info[1].with_traceback(exc_info[2])

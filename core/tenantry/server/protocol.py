@@ -33,7 +33,7 @@ class HttpProtocol:
 
     Args:
         app: the WSGI application.
-        admission: decides about requests.
+        admission: decides which requests run.
         serving: what all exchanges of the worker share.
         reader: reads request heads.
         worker: gunicorn's worker, for its settings, its hooks and its log.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from loads import Connection, percentile
 
 PROBES = 4
-"""Clients of our own beside wrk's. The waits of these clients give the p99."""
+"""Number of our own clients in addition to wrk's. The waits of our clients give the p99."""
 
 RAMP_S = 0.3
 """Seconds between wrk's first requests and the first request of a probe."""
@@ -131,7 +131,7 @@ class Visitor:
 def under_load(
     port: int, paths: Sequence[str], event: Callable[[], None], seconds: float
 ) -> tuple[int, float]:
-    """Return failed requests and the longest wait of visitors from an event until `seconds` later.
+    """Return visitors' failed requests and longest wait, from an event until `seconds` later.
 
     Each path has four visitors.
     """

@@ -15,7 +15,8 @@ BOOT_S = "600"
 of 30 s."""
 
 PACKAGES = sysconfig.get_path("purelib")
-"""The `PYTHONPATH` of uWSGI. On HUP, uWSGI starts again with a Python that is in no environment."""
+"""The `PYTHONPATH` of uWSGI. On HUP, uWSGI starts again with a Python outside of the virtual
+environment."""
 
 FEW, SOME, MANY, MOST = 10, 100, 1_000, 10_000
 COUNTS = (FEW, SOME, MANY, MOST)

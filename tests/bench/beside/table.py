@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """One figure that is measured of several sides."""
+    """One figure that is measured for several sides."""
 
     title: str
     unit: str

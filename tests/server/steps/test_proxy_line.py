@@ -37,12 +37,12 @@ V2_UNIX = SIGNATURE + struct.pack("!BBH", 0x21, 0x31, 4) + b"path"
 
 
 def new_connection(data: bytes) -> Any:
-    """Return what the reader uses of a connection from 192.0.2.1."""
+    """Return a stand-in for a connection from 192.0.2.1."""
     return SimpleNamespace(buffer=data, peer=("192.0.2.1", 1), proxied={}, has_proxy_line=False)
 
 
 def template(mode: str = "auto", trusted: str = "192.0.2.1") -> Any:
-    """Return what the reader uses of a listener."""
+    """Return a stand-in for the template of a listener."""
     return SimpleNamespace(proxy_mode=mode, is_proxy_trusted=lambda peer: peer[0] == trusted)
 
 

@@ -73,7 +73,7 @@ CHUNKS = b'5;a=1;b="x;\\"y"\r\nhello\r\n00A ; c\r\n0123456789\r\n0\r\nX: 1\r\nY:
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 7, 1000])
 def test_a_chunked_body_is_decoded(spool: Spool, at_once: int) -> None:
-    """Chunks with extensions and trailers give the body, and leave the next request."""
+    """A chunked body with extensions and trailers is decoded, and the next request remains."""
     body = ChunkedBody(spool, None)
 
     left = _fed(body, CHUNKS + b"GET", at_once=at_once)
