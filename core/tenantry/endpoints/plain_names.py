@@ -19,7 +19,8 @@ import werkzeug.utils
 from flask import Flask, current_app, has_app_context
 
 from tenantry.http.request_record import current_request
-from tenantry.private_code.modules import PrivateModules, latest
+from tenantry.private_code.latest_builds import latest
+from tenantry.private_code.modules import PrivateModules
 from tenantry.private_code.names import private_name
 
 MODULES = "tenantry.modules"

@@ -1,30 +1,25 @@
-"""The private modules of one build, and the import hook that finds them.
+"""The private modules of one build of a tenant.
 
 The code of a private module has its own `__import__`, which finds the plain names of private
-modules among the modules of the same build. `sys.modules` holds the modules of each tenant's latest
-build under their private names, for code that looks up a module by name: pickles, dataclasses with
-postponed annotations, SQLAlchemy, Celery, `importlib.resources`.
+modules among the modules of the same build. Code outside of the build finds the modules by their
+private names (`latest_builds`).
 """
 
 import builtins
-import importlib
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 from weakref import ref
 
-from tenantry.private_code.names import owner_of, plain_name, private_name, shared_owner
-from tenantry.private_code.search import OWN, find_module, folders_of, is_in_folder
+from tenantry.private_code.latest_builds import becoming_latest, forget, latest, latest_or_replaced
+from tenantry.private_code.names import plain_name, private_name, shared_owner
+from tenantry.private_code.search import OWN, is_in_folder
 from tenantry.private_code.sources import Sources
-
-Spec = importlib.machinery.ModuleSpec
+from tenantry.private_code.specs import find_private_spec
 
 
 class PrivateModules:
@@ -37,10 +32,8 @@ class PrivateModules:
         sources: the compiled code; None for code that only this build uses.
         packages: the plain names of packages that are private wherever they are found.
         app_dir: the folder whose modules are all private; None for no folder.
+        is_shared: whether these are the shared modules of a folder, which all tenants use.
     """
-
-    is_shared = False
-    """Whether all tenants share the modules."""
 
     def __init__(
         self,
@@ -48,14 +41,18 @@ class PrivateModules:
         sources: Sources | None,
         packages: Iterable[str] = (),
         app_dir: str | None = None,
+        *,
+        is_shared: bool = False,
     ) -> None:
         self.owner = owner
         self.sources = sources or Sources()
         self._owns_sources = sources is None
         self.app_dir = app_dir
+        self.is_shared = is_shared
         self.packages: frozenset[str] = frozenset()
         """The plain names of packages that are private wherever they are found."""
-        self._parents: frozenset[str] = frozenset()
+        self.parents: frozenset[str] = frozenset()
+        """The plain names of the packages that contain `packages`."""
         self.add_packages(packages)
         self._is_in_app_dir: dict[str, bool] = {}
         # Held while modules of the build are imported. Reentrant, because modules import modules.
@@ -73,7 +70,7 @@ class PrivateModules:
     def add_packages(self, packages: Iterable[str]) -> None:
         """Make more packages private."""
         self.packages |= frozenset(packages)
-        self._parents = frozenset(
+        self.parents = frozenset(
             package[:end]
             for package in self.packages
             for end, character in enumerate(package)
@@ -92,19 +89,8 @@ class PrivateModules:
         Raises:
             TimeoutError: another build of the tenant has not ended within `BUILD_WAIT_S`.
         """
-        with _LOCK:
-            lock = _building.setdefault(self.owner, threading.Lock())
-        if not lock.acquire(timeout=BUILD_WAIT_S):
-            raise TimeoutError("another build of this tenant has not ended; see its log lines")
-        try:
-            with _LOCK:
-                previous = _latest.get(self.owner)
-                self._previous = None if previous is None else ref(previous)
-                _remove(self.owner)
-                _latest[self.owner] = self
+        with becoming_latest(self) as self._previous:
             yield
-        finally:
-            lock.release()
 
     def unload(self) -> None:
         """Remove the modules. Idempotent.
@@ -112,23 +98,15 @@ class PrivateModules:
         If the build is the latest, the build before it becomes the latest again, unless that build
         is unloaded.
         """
-        with _LOCK:
-            if _latest.get(self.owner) is self:
-                _remove(self.owner)
-                del _latest[self.owner]
-                previous = None if self._previous is None else self._previous()
-                if previous is not None and previous.modules:
-                    _latest[self.owner] = previous
-                    sys.modules.update(previous.by_private_name())
-            self.modules.clear()
-            self._loaded.clear()
+        forget(self, None if self._previous is None else self._previous())
+        self._loaded.clear()
         if self._owns_sources:
             self.sources.close()
 
     @property
     def is_latest(self) -> bool:
         """Whether no later build of the tenant has begun."""
-        return _latest.get(self.owner) is self
+        return latest(self.owner) is self
 
     def by_private_name(self) -> dict[str, ModuleType]:
         """Return the imported modules by private name."""
@@ -172,7 +150,7 @@ class PrivateModules:
         if plain in self.modules:  # the parent has imported it
             return self.modules[plain]
         path = None if parent is None else list(getattr(parent, "__path__", ()))
-        spec = self.find(private_name(plain, self.owner), path)
+        spec = find_private_spec(self, private_name(plain, self.owner), path)
         if spec is None or spec.loader is None:
             raise ModuleNotFoundError(f"No module named {plain!r}", name=plain)
         module = importlib.util.module_from_spec(spec)
@@ -197,6 +175,21 @@ class PrivateModules:
         self.modules[plain] = module
         if self.is_latest:
             sys.modules[private_name(plain, self.owner)] = module
+
+    def shared_module(self, plain: str, path: str) -> ModuleType:
+        """Return the shared module of a file, which is imported if necessary."""
+        shared = self.sources.shared
+        if path not in shared:
+            folder = path.removesuffix(".py").removesuffix(plain.replace(".", "/"))
+            new = PrivateModules(
+                shared_owner(folder), self.sources, (), self.app_dir, is_shared=True
+            )
+            modules = latest_or_replaced(new)
+            if modules is new:
+                self.sources.on_close.append(new.unload)
+            modules.add_packages(self.packages)
+            shared[path] = modules.load(plain)
+        return shared[path]
 
     def _import(
         self,
@@ -236,178 +229,18 @@ class PrivateModules:
     ) -> ModuleType:
         """Import a module of the process, which can contain private packages."""
         module = builtins.__import__(name, globals_, locals_, fromlist)
-        if not self._parents:
+        if not self.parents:
             return module
         if not fromlist:
             top = name.partition(".")[0]
-            return self.load(top) if top in self._parents else module
-        if name in self._parents and any(self.is_private(f"{name}.{one}") for one in fromlist):
+            return self.load(top) if top in self.parents else module
+        if name in self.parents and any(self.is_private(f"{name}.{one}") for one in fromlist):
             parent = self.load(name)
             for one in fromlist:
                 if self.is_private(f"{name}.{one}"):
                     self._load_submodule(f"{name}.{one}")
             return parent
         return module
-
-    # -- what the finder asks -------------------------------------------------------------------
-
-    def find(self, fullname: str, path: Sequence[str] | None) -> Spec | None:
-        """Return the spec of a private module, or None if no such module exists."""
-        plain = plain_name(fullname)
-        if plain in self._parents and not self.is_private(plain):
-            spec = Spec(fullname, _ParentLoader(plain), is_package=True)
-            spec.submodule_search_locations = folders_of(plain, self.app_dir)
-            return spec
-        if path is None:
-            folders = [self.app_dir] if self.app_dir is not None and self.is_private(plain) else []
-            found = find_module(plain, folders or None)
-        else:
-            found = find_module(plain, list(path))
-        if found is None or not self.is_private(plain):
-            return None
-        return self._private_spec(fullname, found)
-
-    def _private_spec(self, fullname: str, found: Spec) -> Spec:
-        locations = found.submodule_search_locations
-        folders = None if locations is None else list(locations)
-        if isinstance(found.loader, importlib.machinery.SourceFileLoader) and found.origin:
-            loader: importlib.abc.Loader = _PrivateLoader(fullname, found.origin, self)
-            if folders is None and self.sources.is_shared(found.origin):
-                return Spec(fullname, _SharedLoader(self, found.origin), origin=found.origin)
-            return importlib.util.spec_from_file_location(  # type: ignore[return-value]
-                fullname, found.origin, loader=loader, submodule_search_locations=folders
-            )
-        if found.loader is None or found.origin is None:  # a namespace package
-            spec = Spec(fullname, _NamespaceLoader(), is_package=True)
-            spec.submodule_search_locations = folders
-            return spec
-        other: Any = type(found.loader)  # the module is an extension module, or a `.pyc` file
-        return importlib.util.spec_from_file_location(  # type: ignore[return-value]
-            fullname, found.origin, loader=other(fullname, found.origin)
-        )
-
-
-class _SharedModules(PrivateModules):
-    """The shared modules of one folder.
-
-    Shared modules may import only shared modules and libraries.
-    """
-
-    is_shared = True
-
-    def _private_spec(self, fullname: str, found: Spec) -> Spec:
-        if found.submodule_search_locations is not None:
-            # A package can be private although some of its modules are shared.
-            spec = Spec(fullname, _NamespaceLoader(), is_package=True)
-            spec.submodule_search_locations = list(found.submodule_search_locations)
-            return spec
-        if found.origin is None or not self.sources.is_shared(found.origin):
-            plain = plain_name(fullname)
-            raise ImportError(
-                f"{plain} is imported by a shared module, but is not shared itself; begin it with "
-                "`__shared__ = True`, or remove that line from the module that imports it.",
-                name=plain,
-            )
-        loader = _PrivateLoader(fullname, found.origin, self)
-        return importlib.util.spec_from_file_location(  # type: ignore[return-value]
-            fullname, found.origin, loader=loader
-        )
-
-
-class _PrivateLoader(importlib.machinery.SourceFileLoader):
-    """Runs the code of a private module."""
-
-    def __init__(self, fullname: str, path: str, modules: PrivateModules) -> None:
-        super().__init__(fullname, path)
-        self._modules = modules
-
-    def get_code(self, fullname: str) -> CodeType:
-        """Return the compiled code, which all tenants share."""
-        return self._modules.sources.code(self.get_filename(fullname))
-
-
-class _NamespaceLoader(importlib.abc.Loader):
-    """Loads a package without code."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Do nothing."""
-
-
-class _ParentLoader(_NamespaceLoader):
-    """Loads the private name of a package of the process that contains private modules."""
-
-    def __init__(self, plain: str) -> None:
-        self._plain = plain
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Import the process's package, and let the package have all its names."""
-        module.__dict__["__getattr__"] = partial(getattr, importlib.import_module(self._plain))
-
-
-class _SharedLoader(importlib.abc.Loader):
-    """Replaces a private module with a shared module."""
-
-    def __init__(self, modules: PrivateModules, path: str) -> None:
-        self._modules = modules
-        self._path = path
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Replace the module with the shared module, which is imported if necessary."""
-        plain = plain_name(module.__name__)
-        self._modules.put(plain, _shared_module(self._modules, plain, self._path))
-
-
-class _LoadedModule(importlib.abc.Loader):
-    """Gives Python's import system a private module that is already imported."""
-
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
-        self._spec = module.__spec__
-
-    def create_module(self, spec: Spec) -> ModuleType:
-        """Return the module."""
-        del spec
-        return self._module
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Restore the spec, which the import system has replaced."""
-        module.__spec__ = self._spec
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds private modules by their private names, for code outside of the build."""
-
-    @staticmethod
-    def find_spec(
-        fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> Spec | None:
-        """Return the spec of a private module, or None for any other name."""
-        del path, target
-        owner = owner_of(fullname)
-        modules = _latest.get(owner) if owner else None
-        if modules is None:
-            return None
-        plain = plain_name(fullname)
-        try:
-            return Spec(fullname, _LoadedModule(modules.load(plain)))
-        except ModuleNotFoundError as error:
-            if error.name != plain:
-                raise
-            return None
-
-
-BUILD_WAIT_S = 30.0
-"""Seconds that a build waits for another build of the same tenant. A build takes 10 to 125 ms, and
-with a database migration up to some seconds."""
-
-_LOCK = threading.Lock()
-"""Protects `_latest`, and the private names in `sys.modules`."""
-
-_latest: dict[str, PrivateModules] = {}
-"""The latest build of each owner."""
-
-_building: dict[str, threading.Lock] = {}
-"""The lock of each owner that has been built: held during the imports of a build."""
 
 
 def are_private_builtins(names: Mapping[str, Any]) -> bool:
@@ -424,32 +257,6 @@ def build_defining(function: Any) -> PrivateModules | None:
     return modules
 
 
-def latest(owner: str) -> PrivateModules | None:
-    """Return the modules of the latest build of a tenant."""
-    return _latest.get(owner)
-
-
-def _remove(owner: str) -> None:
-    for name in [one for one in list(sys.modules) if owner_of(one) == owner]:
-        sys.modules.pop(name, None)
-
-
-def _shared_module(modules: PrivateModules, plain: str, path: str) -> ModuleType:
-    shared = modules.sources.shared
-    if path not in shared:
-        folder = path.removesuffix(".py").removesuffix(plain.replace(".", "/"))
-        owner = shared_owner(folder)
-        with _LOCK:
-            found = _latest.get(owner)
-            if found is None or found.sources is not modules.sources:
-                _remove(owner)
-                found = _latest[owner] = _SharedModules(owner, modules.sources, (), modules.app_dir)
-                modules.sources.on_close.append(found.unload)
-            found.add_packages(modules.packages)
-        shared[path] = found.load(plain)
-    return shared[path]
-
-
 def _submodules(module: ModuleType, fromlist: Sequence[str]) -> list[str]:
     """Return the names in `from … import` that may be modules."""
     if not hasattr(module, "__path__"):
@@ -458,7 +265,3 @@ def _submodules(module: ModuleType, fromlist: Sequence[str]) -> list[str]:
     if "*" in names:
         names = [*(one for one in names if one != "*"), *getattr(module, "__all__", ())]
     return [one for one in names if not hasattr(module, one)]
-
-
-# The import hook is global, but finds only private names.
-sys.meta_path.insert(0, _Finder())
