@@ -37,6 +37,7 @@ from tenantry.observability.redaction import secret_scope
 from tenantry.observability.scoreboard import Row, Scoreboard
 from tenantry.observability.usage_counters import UsageCounters, counters_folder
 from tenantry.observability.usage_store import collect_periodically
+from tenantry.private_code.generations import use_newest_generation
 from tenantry.reload.file_events import watch_folder
 from tenantry.reload.follower import Follower
 from tenantry.reload.warm_start import accepted_by_siblings, build_as_siblings
@@ -418,6 +419,15 @@ def create_host(settings: HostSettings | None = None, *, is_serving: bool = Fals
     if not is_serving or settings.log_level not in {"debug", "info"}:
         return Host(settings, is_inspecting=not is_serving)
     return Host(settings, AccessLog(settings.log_format))
+
+
+def use_code_snapshot(settings: HostSettings) -> None:
+    """Let this process read tenants' Python files as they were when the server started."""
+    try:
+        use_newest_generation(settings.data_dir, settings.folders_without_code)
+    except OSError as error:
+        facts = {"reason": f"cannot copy tenants' code: {error}; new code takes effect at once"}
+        _logger.error("code.snapshot_failed", extra=facts)
 
 
 def _forwarded_headers(settings: HostSettings) -> ForwardedHeaders | None:

@@ -8,6 +8,7 @@ from typing import Any
 from tenantry.app.process_resources import ProcessResources
 from tenantry.middleware.host_pages import MountStatus
 from tenantry.migrations.guard import database_problem
+from tenantry.private_code.generations import host_name
 from tenantry.reload.follower import Follower
 from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
@@ -69,6 +70,7 @@ class HostReport:
             "is_ready": self.is_ready,
             "only": self._only,
             "server": self._server,
+            "code": host_name(),
             "in_flight": self._resources.in_flight.counts(),
             "uncounted": self._resources.uncounted_total,
             "mounts": [*self._mounts(), *self._disabled()],

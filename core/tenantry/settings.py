@@ -188,6 +188,11 @@ class HostSettings(BaseSettings):
         return value
 
     @property
+    def folders_without_code(self) -> tuple[str, ...]:
+        """The folders in which no tenant's code is looked up."""
+        return str(self.data_dir.absolute()), str(self.tenants_dir.absolute())
+
+    @property
     def admin_address(self) -> tuple[str, int] | None:
         """IP address and port of the operators' listener; None if `admin_bind` is `off`."""
         return None if self.admin_bind == "off" else parse_bind(self.admin_bind)

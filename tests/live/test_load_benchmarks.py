@@ -22,6 +22,7 @@ COMMANDS = {
     "behind nginx": ("behind_nginx.py", "--seconds", "2"),
     "first requests": ("first_requests.py", "--rounds", "2", "--kills", "2", "--tenants", "30"),
     "mixed": ("mixed.py", "0.05"),
+    "code changes": ("code_changes.py", "--rounds", "2", "--seconds", "3"),
     "ends of workers": ("restarts.py", "--quick", "stop", "recycle", "freeze", "TERM"),
 }
 

@@ -1,14 +1,18 @@
 """`tenantry restart`: replaces the workers of the running host, so that new code runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import click
 
 from tenantry.app.trial_build import find_build_problems
 from tenantry.cli.output import count, examples
-from tenantry.errors import TenantryError
+from tenantry.endpoints.finding import find_endpoint
+from tenantry.errors import EndpointError, TenantryError
 from tenantry.migrations.trial import find_migration_problems
 from tenantry.observability.control_socket import WorkerStatus
+from tenantry.private_code.generations import discard_generation, new_generation
 from tenantry.server.rolling_restart import check_new_code, replace_workers, running_workers
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import scan_tenants
@@ -50,8 +54,33 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
     if lost and not is_forced:
         remedy = "nothing was restarted; fix or disable these tenants, or use --force."
         raise TenantryError("\n".join([*lost, remedy]))
-    replace_workers(settings.data_dir, workers)
+    with _new_code(settings, workers):
+        replace_workers(settings.data_dir, workers)
     return len(workers)
+
+
+@contextmanager
+def _new_code(settings: HostSettings, workers: Sequence[WorkerStatus]) -> Iterator[None]:
+    """Let workers that start in the `with` block or later use the code that is on disk now.
+
+    If the block fails and no worker uses the new code, later workers use the old code.
+    """
+    tenants = scan_tenants(settings).tenants
+    made: list[Path] = []
+    try:
+        for host in sorted({worker.code for worker in workers if worker.code}):
+            excluded = settings.folders_without_code
+            with new_generation(settings.data_dir, host, excluded) as folder:
+                for tenant in tenants:
+                    for name in tenant.blueprints:
+                        with suppress(EndpointError):  # the endpoint fails in new workers, too
+                            find_endpoint(name, tenant.app_dir)
+            made.append(folder)
+        yield
+    except BaseException:
+        for folder in made:
+            discard_generation(folder)
+        raise
 
 
 def _find_lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> list[str]:

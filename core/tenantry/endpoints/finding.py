@@ -14,7 +14,9 @@ from pathlib import Path
 
 from tenantry.errors import EndpointError
 from tenantry.files.permissions import is_writable_by_all
-from tenantry.private_code.search import folders_of
+from tenantry.private_code.copying import CodeCopyError
+from tenantry.private_code.search import folders_of, is_newer_than_snapshot
+from tenantry.private_code.snapshot import copy_of
 
 _PACKAGE = __name__.rpartition(".")[0]
 """The package that contains the endpoints with short names."""
@@ -44,10 +46,20 @@ def find_endpoint(name: str, app_dir: str | None) -> str:
         EndpointError: the package does not exist, has no `blueprint.py`, or every user of the
             machine can change its code.
     """
-    folders = folders_of(package_of(name), app_dir) if _is_dotted_name(name) else []
+    try:
+        folders = folders_of(package_of(name), app_dir) if _is_dotted_name(name) else []
+        copies = [copy_of(folder) for folder in folders]
+    except CodeCopyError as error:
+        raise EndpointError(name, f"endpoint {name!r}: {error}") from error
+    if not folders and app_dir is not None and is_newer_than_snapshot(name, [app_dir]):
+        raise EndpointError(
+            name,
+            f"endpoint {name!r} is newer than the code that this host serves; run: "
+            "tenantry restart.",
+        )
     if not folders:
         raise EndpointError(name, f"no endpoint named {name!r}; {_suggestion(name)}")
-    if not any(Path(folder, "blueprint.py").is_file() for folder in folders):
+    if not any(Path(folder, "blueprint.py").is_file() for folder in copies):
         raise EndpointError(
             name,
             f"endpoint {name!r} has no blueprint.py; add one that defines a Blueprint, or remove "

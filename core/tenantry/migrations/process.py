@@ -41,6 +41,10 @@ class MigrationRequest:
     """The tenant's `DATABASE_OPTIONS`."""
     is_foreseeing: bool = False
     """Whether to collect what PostgreSQL would refuse."""
+    code_snapshot: str | None = None
+    """The code snapshot that has the revisions; None for the files on disk."""
+    folders_without_code: list[str] = field(default_factory=list)
+    """The folders that the code snapshot leaves out."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 from tenantry.migrations.locks import DatabaseLockedError
 from tenantry.migrations.migrate import OnCommit, migrate
 from tenantry.migrations.process import MigrationReply, MigrationRequest, OnStart
 from tenantry.migrations.revisions import read_branches
 from tenantry.migrations.version_table import describe_error
+from tenantry.private_code.snapshot import CodeSnapshot, use_snapshot
 
 
 def main() -> None:
@@ -55,6 +57,8 @@ def serve(parent: socket.socket) -> None:
 
 def _reply(request: MigrationRequest, on_start: OnStart, on_commit: OnCommit) -> MigrationReply:
     try:
+        if request.code_snapshot is not None:
+            use_snapshot(CodeSnapshot(Path(request.code_snapshot), request.folders_without_code))
         branches = read_branches(request.endpoints, request.app_dir)
         return migrate(request, branches, on_start, on_commit)
     except DatabaseLockedError as error:

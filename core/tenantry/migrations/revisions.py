@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tenantry.endpoints.finding import available_endpoints, find_endpoint
 from tenantry.errors import EndpointError
 from tenantry.private_code.search import folders_of
+from tenantry.private_code.snapshot import copy_of
 
 REVISION_CHARS = 32
 """Maximum length of a revision ID: Alembic's column `version_num` is a VARCHAR(32)."""
@@ -168,7 +169,7 @@ def describe_unknown(status: RevisionStatus) -> str:
 
 def _branches_of(endpoint: str, app_dir: str | None) -> Iterator[Branch]:
     for package in folders_of(find_endpoint(endpoint, app_dir), app_dir):
-        folder = Path(package, "migrations")
+        folder = Path(copy_of(package), "migrations")
         try:
             with os.scandir(folder) as entries:
                 files = sorted(

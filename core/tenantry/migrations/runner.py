@@ -21,6 +21,7 @@ from tenantry.migrations.process import (
 )
 from tenantry.migrations.revisions import Branch, compare, format_revisions, heads_of
 from tenantry.migrations.version_table import describe_unreachable, read_versions
+from tenantry.private_code.snapshot import used_snapshot
 
 TIMEOUT_S = 600.0
 """Time limit in seconds for the migrations of one database."""
@@ -165,6 +166,7 @@ class MigrationRunner:
         downgrade_from: list[str] | None = None,
         on_start: OnStart | None = None,
     ) -> MigrationResult:
+        snapshot = used_snapshot()
         request = MigrationRequest(
             url=target.url,
             options=dict(target.options),
@@ -175,6 +177,8 @@ class MigrationRunner:
             lock_timeout_s=self._lock_timeout_s,
             destination=None if destination is None else sorted(destination),
             downgrade_from=downgrade_from,
+            code_snapshot=None if snapshot is None else str(snapshot.folder),
+            folders_without_code=[] if snapshot is None else sorted(snapshot.excluded),
         )
         try:
             if target.folder is not None:

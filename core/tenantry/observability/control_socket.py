@@ -52,6 +52,8 @@ class WorkerStatus:
     server: str = ""
     """Name of the WSGI server; `gunicorn` if the worker is a `TenantWorker`. Under any other
     server, `master` may be any process."""
+    code: str = ""
+    """Name of the folder with the host's code snapshots; empty if the host serves files on disk."""
 
 
 def workers_folder(data_dir: Path) -> Path:
@@ -154,6 +156,7 @@ def read_all_workers(data_dir: Path) -> tuple[list[WorkerStatus], list[int]]:
             mounts=tuple(answer["mounts"]),
             only=tuple(answer["only"]),
             server=answer["server"],
+            code=answer.get("code", ""),  # missing in a worker of an earlier version
         )
         for pid, answer in answers.items()
         if answer

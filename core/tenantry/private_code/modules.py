@@ -17,7 +17,7 @@ from weakref import ref
 
 from tenantry.private_code.latest_builds import becoming_latest, forget, latest, latest_or_replaced
 from tenantry.private_code.names import plain_name, private_name, shared_owner
-from tenantry.private_code.search import OWN, is_in_folder
+from tenantry.private_code.search import OWN, is_in_folder, is_newer_than_snapshot
 from tenantry.private_code.sources import Sources
 from tenantry.private_code.specs import find_private_spec
 
@@ -152,7 +152,7 @@ class PrivateModules:
         path = None if parent is None else list(getattr(parent, "__path__", ()))
         spec = find_private_spec(self, private_name(plain, self.owner), path)
         if spec is None or spec.loader is None:
-            raise ModuleNotFoundError(f"No module named {plain!r}", name=plain)
+            raise ModuleNotFoundError(self._describe_missing(plain, path), name=plain)
         module = importlib.util.module_from_spec(spec)
         module.__dict__["__builtins__"] = self.builtins
         self.put(plain, module)
@@ -169,6 +169,13 @@ class PrivateModules:
         if parent is not None:
             setattr(parent, child, self.modules[plain])
         return self.modules[plain]
+
+    def _describe_missing(self, plain: str, path: Sequence[str] | None) -> str:
+        text = f"No module named {plain!r}"
+        folders = path or ([] if self.app_dir is None else [self.app_dir])
+        if is_newer_than_snapshot(plain.rpartition(".")[2], folders):
+            text += "; it is newer than the code that this host serves; run: tenantry restart"
+        return text
 
     def put(self, plain: str, module: ModuleType) -> None:
         """Add a module, also to `sys.modules` if the build is the tenant's latest."""

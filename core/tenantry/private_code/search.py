@@ -1,8 +1,15 @@
-"""Finds the files of modules without running any code."""
+"""Finds the files of modules without running any code.
+
+In a process with a code snapshot, folders are searched as they were when they were copied. All
+paths that these functions take and return are the original paths.
+"""
 
 import importlib.machinery
 import importlib.util
+import os
 from collections.abc import Sequence
+
+from tenantry.private_code.snapshot import used_snapshot
 
 OWN = __name__.partition(".")[0]
 """Our own package, which no folder can replace."""
@@ -12,7 +19,11 @@ def find_module(plain: str, folders: Sequence[str] | None) -> importlib.machiner
     """Return the spec of a module in folders, or on `sys.path` if `folders` is None."""
     # The module is found by the last part of its name, because a namespace package looks up its
     # parent in `sys.modules`.
-    return importlib.machinery.PathFinder.find_spec(plain.rpartition(".")[2], folders)
+    name = plain.rpartition(".")[2]
+    snapshot = used_snapshot()
+    if folders is None or snapshot is None:
+        return importlib.machinery.PathFinder.find_spec(name, folders)
+    return snapshot.find(name, folders)
 
 
 def is_in_folder(top: str, folder: str) -> bool:
@@ -49,3 +60,11 @@ def folders_of(package: str, app_dir: str | None) -> list[str]:
         path = f"{path}.{part}"
         spec = find_module(path, list(folders))
     return [] if spec is None else list(spec.submodule_search_locations or ())
+
+
+def is_newer_than_snapshot(plain: str, folders: Sequence[str]) -> bool:
+    """Whether a module is in one of the folders on disk, but not in this process's snapshot."""
+    if used_snapshot() is None:
+        return False
+    paths = [os.path.join(folder, *plain.split(".")) for folder in folders]
+    return any(os.path.isdir(path) or os.path.isfile(f"{path}.py") for path in paths)

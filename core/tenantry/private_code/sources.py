@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from types import CodeType, ModuleType
 
+from tenantry.private_code.snapshot import read_code
+
 _MARK = b"__shared__"
 
 
@@ -63,8 +65,7 @@ class Sources:
 
 
 def _compile(path: str) -> tuple[CodeType, bool]:
-    with open(path, "rb") as file:  # noqa: PTH123 - a path of the import system is a string
-        data = file.read()
+    data = read_code(path)
     code: CodeType = compile(data, path, "exec", dont_inherit=True)
     return code, _MARK in data and _begins_with_mark(data)
 

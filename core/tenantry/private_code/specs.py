@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenantry.private_code.names import plain_name
 from tenantry.private_code.search import find_module, folders_of
+from tenantry.private_code.snapshot import read_code
 
 if TYPE_CHECKING:
     from tenantry.private_code.modules import PrivateModules
@@ -99,6 +100,10 @@ class _PrivateLoader(importlib.machinery.SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """Return the compiled code, which all tenants share."""
         return self._modules.sources.code(self.get_filename(fullname))
+
+    def get_data(self, path: str) -> bytes:
+        """Return the content of a file: the code that runs, or any other file on disk."""
+        return read_code(path) if path == self.path else super().get_data(path)
 
 
 class _NamespaceLoader(importlib.abc.Loader):

@@ -13,10 +13,12 @@ leave_out_current_folder()
 import os
 import resource
 import sys
+from contextlib import suppress
 from typing import Any
 
 import tenantry.server.log
 import tenantry.server.worker  # noqa: F401 - gunicorn imports both by name, after this file
+from tenantry.private_code import generations
 from tenantry.settings import SettingsError, read_settings
 
 try:
@@ -129,9 +131,27 @@ def on_starting(arbiter: Any) -> None:
             _settings.admin_bind,
         )
     arbiter.WORKER_BOOT_ERROR, arbiter.APP_LOAD_ERROR = 193, 194
+    if arbiter.cfg.reload:
+        generations.follow_disk()  # gunicorn replaces a worker when a file of its code changes
+    else:
+        with suppress(OSError):  # each worker tries again, and logs the error
+            generations.begin_host(_settings.data_dir)
+
+
+def on_reload(arbiter: object) -> None:
+    """Let the workers that replace the present workers after a SIGHUP use the newest code."""
+    del arbiter
+    generations.begin_generation()
 
 
 def child_exit(server: object, worker: Any) -> None:
     """Tell the worker object in the master that the worker process has ended."""
     del server
     getattr(worker, "note_exit", lambda: None)()  # other worker classes have no `note_exit`
+    generations.remove_old_generations()
+
+
+def on_exit(arbiter: object) -> None:
+    """Remove the code snapshots, because all workers have ended."""
+    del arbiter
+    generations.end_host()
