@@ -33,7 +33,7 @@ class SchemaError(TenantryError):
 
 
 class LostDatabaseError(TenantryError):
-    """A SQLite file has existed, but is now missing. Creating a new file would hide the loss."""
+    """A SQLite file existed, and is missing now. Creating a new file would hide the loss."""
 
 
 def read_versions(url: "URL", options: Mapping[str, Any] = NO_OPTIONS) -> frozenset[str]:

@@ -137,7 +137,7 @@ def _answer_from_fork(request: dict[str, Any], source: bytes, fd: int) -> None:
     try:
         _limit_memory(request["memory_bytes"])
         payload = json.dumps(run_source(request["name"], request["file"], source)).encode()
-    except BaseException as error:  # noqa: BLE001 - the fork must always answer
+    except BaseException as error:  # noqa: BLE001 - the fork must always send an answer
         payload = json.dumps({"error": [type(error).__name__, "", None]}).encode()
     _write(fd, payload)
 
