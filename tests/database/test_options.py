@@ -51,6 +51,7 @@ def problem(url: str, options: object) -> str:
         (POSTGRES, {"isolation": "SERIALIZABLE"}, "unknown option of the driver"),
         (POSTGRES, {"sslmode": b"require"}, "['sslmode']: expected None, True, False, a number"),
         (POSTGRES, {"execution_options": "wrong"}, "SQLAlchemy rejects an option"),
+        (POSTGRES, {"isolation_level": "STRICT"}, "['isolation_level']: found 'STRICT'; expected"),
         (SQLITE, {"prepare_threshold": None}, "['prepare_threshold']: unknown option"),
         (SQLITE, {"uri": True}, "['uri']: write this in 'DATABASE_URI'"),
         (SQLITE, {"check_same_thread": True}, "['check_same_thread']: unknown option"),

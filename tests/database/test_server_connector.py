@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from flask import Flask
-from sqlalchemy import event, make_url, text
+from sqlalchemy import NullPool, create_engine, event, make_url, text
 from werkzeug.test import Client
 
 import postgres
@@ -66,6 +66,25 @@ def test_a_database_that_is_down_is_a_503_until_it_is_back(
 
     assert [(503, "1", PROBLEM)] * 3 == down
     assert ["database.down", "database.back"] == events
+
+
+def test_a_connection_that_dies_after_the_last_query_changes_no_response(
+    app: Flask, postgres_url: str
+) -> None:
+    """If the server ends a connection before the final rollback, the response is unchanged."""
+    server = create_engine(postgres_url, poolclass=NullPool)
+
+    def end_own_connection() -> str:
+        pid = db.session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with server.connect() as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+        return "done"
+
+    app.add_url_rule("/end", "end", end_own_connection)
+
+    response = Client(app).get("/end")
+
+    assert (200, "done") == (response.status_code, response.text)
 
 
 def test_a_probe_that_cannot_start_does_not_prevent_the_next(

@@ -183,3 +183,14 @@ def _check_engine_values(url: "URL", options: Mapping[str, Any]) -> None:
         create_engine(url, poolclass=NullPool, **engine_options(url, options))
     except (SQLAlchemyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"SQLAlchemy rejects an option: {error}") from None
+    _check_isolation_level(url, options)
+
+
+def _check_isolation_level(url: "URL", options: Mapping[str, Any]) -> None:
+    """Check the isolation level, which SQLAlchemy checks only when a connection opens."""
+    level = options.get("isolation_level")
+    if level is None:
+        return
+    levels = tuple(url.get_dialect()().get_isolation_level_values(None))  # type: ignore[arg-type]
+    if str(level).replace("_", " ").upper() not in levels:  # as SQLAlchemy compares
+        raise ValueError(f"['isolation_level']: found {level!r}; expected {', '.join(levels)}")

@@ -6,6 +6,7 @@ SQLAlchemy is imported on first use.
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from flask import Flask, current_app, g
 from pydantic import SecretStr
 
 from tenantry.database.budget import ConnectionBudget
+from tenantry.database.errors import DatabaseDownError
 from tenantry.database.options import NO_OPTIONS
 
 if TYPE_CHECKING:
@@ -129,7 +131,9 @@ def close_database(app: Flask) -> None:
 def _close_session(_: BaseException | None) -> None:
     session = g.pop(_EXTENSION, None)
     if session is not None:
-        session.close()
+        # If the server dies before the rollback, nothing of the response depends on the rollback.
+        with suppress(DatabaseDownError):
+            session.close()
 
 
 class CurrentDatabase:
