@@ -1,5 +1,6 @@
 """`tenantry check` finds risks from other users of the machine and from environment variables."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,27 @@ def test_code_that_a_group_can_change_is_noted_once(
     assert [("acme", "blueprint.py"), ("globex", "globex.py")] == files
 
 
+def test_the_commands_of_the_notes_leave_no_note(
+    settings: HostSettings, private: Path, write_tenant: WriteTenant
+) -> None:
+    """After an operator has run the command of each note, nothing is noted."""
+    write_tenant("acme").chmod(0o664)
+    private.parent.chmod(0o707)
+    settings.data_dir.mkdir()
+    settings.data_dir.chmod(0o770)
+    tenants = scan_tenants(settings).tenants
+
+    def notes() -> list[str]:
+        found = [*find_writers(tenants, private), *find_open_data(tenants, settings.data_dir)]
+        return [note.text for _, note in found]
+
+    before = notes()
+    for note in before:
+        subprocess.run(["sh", "-c", note.partition("; run: ")[2]], check=True)
+
+    assert (3, []) == (len(before), notes())
+
+
 @pytest.mark.parametrize(
     "path",
     ["extra/shop/blueprint.py", "extra/shop/migrations/1.py", "extra/shop/migrations", "extra/shop",
@@ -176,9 +198,11 @@ def test_folders_that_every_user_can_replace_are_noted(
 
     code, data = find_writers(tenants, private), find_open_data(tenants, settings.data_dir)
 
-    text = "every user can replace what is in this folder, the tenants folder included."
+    text = "every user can replace what is in this folder, the tenants folder included; run: "
+    text += f"chmod o-w {private.parent}"
     assert [("", text)] == [(name, note.text) for name, note in code]
-    assert ["every user can replace the data in this folder."] == [note.text for _, note in data]
+    text = f"every user can replace the data in this folder; run: chmod go-w {settings.data_dir}"
+    assert [text] == [note.text for _, note in data]
 
 
 def test_private_data_is_not_noted(settings: HostSettings, write_tenant: WriteTenant) -> None:

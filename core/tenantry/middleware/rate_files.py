@@ -153,31 +153,28 @@ class _RateFile:
 
     def acquire(self) -> bool:
         """Lock the file; return False if another thread or process keeps the lock for too long."""
-        if self._lock.acquire(blocking=False):
-            try:
-                if self._fd >= 0:
-                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._lock.release()
-            else:
-                return True
-        return self._acquire_late()
+        return self._acquire_now(wait_s=0) or self._acquire_late()
+
+    def _acquire_now(self, *, wait_s: float) -> bool:
+        """Lock the file if it is free; wait only for other threads of this process."""
+        if not self._lock.acquire(timeout=wait_s):
+            return False
+        try:
+            if self._fd >= 0:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.release()
+            return False
+        return True
 
     def _acquire_late(self) -> bool:
         now = time.monotonic()
-        deadline = now + LOCK_WAIT_S
         if now < self._pause_until:
             return False
-        while time.monotonic() < deadline:
-            if self._lock.acquire(timeout=POLL_S):
-                try:
-                    if self._fd >= 0:
-                        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    self._lock.release()
-                else:
-                    return True
-                time.sleep(POLL_S)
+        while time.monotonic() < now + LOCK_WAIT_S:
+            if self._acquire_now(wait_s=POLL_S):
+                return True
+            time.sleep(POLL_S)
         self._pause_until = time.monotonic() + LOCK_PAUSE_S
         return False
 

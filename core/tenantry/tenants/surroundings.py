@@ -54,21 +54,19 @@ def find_writers(tenants: Sequence[Tenant], tenants_dir: Path) -> Iterator[tuple
     """
     for folder in tenants_dir.absolute().parents:
         if is_replaceable(folder):
-            text = "every user can replace what is in this folder, the tenants folder included."
-            yield "", Problem(display_path(folder), text)
+            text = "every user can replace what is in this folder, the tenants folder included"
+            yield "", Problem(display_path(folder), f"{text}; run: {_chmod('o-w', folder)}")
     owners = {tenants_dir: ""}
-    endpoints: set[str] = set()
+    endpoints: set[tuple[str, str]] = set()  # what a name means depends on the APP_DIR
     for tenant in tenants:
         owners.setdefault(Path(tenant.file), tenant.name)
-        for name in {*tenant.blueprints} - endpoints:
-            owners |= dict.fromkeys(
-                set(code_paths(name, tenant.app_dir)) - owners.keys(), tenant.name
-            )
-        endpoints.update(tenant.blueprints)
+        for endpoint in {(name, tenant.app_dir) for name in tenant.blueprints} - endpoints:
+            endpoints.add(endpoint)
+            owners |= dict.fromkeys(set(code_paths(*endpoint)) - owners.keys(), tenant.name)
     for path, owner in owners.items():
         if writers := describe_writers(path):
-            text = f"{writers} can change this code, which the host runs."
-            yield owner, Problem(display_path(path), text)
+            text = f"{writers} can change this code, which the host runs"
+            yield owner, Problem(display_path(path), f"{text}; run: {_own(path)}")
 
 
 def find_open_data(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[str, Problem]]:
@@ -77,7 +75,8 @@ def find_open_data(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[
     A note about a tenant's data has the tenant's name.
     """
     if writers := describe_writers(data_dir, with_others=True):
-        yield "", Problem(display_path(data_dir), f"{writers} can replace the data in this folder.")
+        text = f"{writers} can replace the data in this folder; run: {_own(data_dir)}"
+        yield "", Problem(display_path(data_dir), text)
     names = {tenant.name for tenant in tenants}
     own = {child.name for child in data_dir.glob(".*")} | {"secrets"}
     for name in sorted(own | names):
@@ -85,7 +84,7 @@ def find_open_data(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[
     for tenant in tenants:
         file = plain_file(tenant.database_uri.get_secret_value())
         if file and file.parent != data_dir.absolute() / tenant.name and _is_open(file):
-            yield tenant.name, _note(file, "", f"chmod go= {shlex.quote(str(file))}")
+            yield tenant.name, _note(file, "", _chmod("go=", file))
 
 
 def _open_folder(folder: Path, owner: str) -> Iterator[tuple[str, Problem]]:
@@ -93,7 +92,7 @@ def _open_folder(folder: Path, owner: str) -> Iterator[tuple[str, Problem]]:
     if found:
         shown = ", ".join(name for name in found[:_SHOWN_PATHS] if name != ".")
         more = f", and {len(found) - _SHOWN_PATHS} more" if len(found) > _SHOWN_PATHS else ""
-        command = f"chmod -R go= {shlex.quote(display_path(folder))}"
+        command = _chmod("-R go=", folder)
         yield owner, _note(folder, f" ({shown}{more})" if shown else "", command)
 
 
@@ -102,6 +101,21 @@ def _is_open(file: Path) -> bool:
         return bool(file.stat().st_mode & OTHERS)
     except OSError:  # the host has not created the file yet
         return False
+
+
+def _own(path: Path) -> str:
+    """Return the command that makes this user the only one that can change a file or folder."""
+    if path.stat().st_uid not in {0, os.geteuid()}:
+        return f"chown {os.geteuid()} {_quoted(path)} && {_chmod('go-w', path)}"
+    return _chmod("go-w", path)
+
+
+def _chmod(mode: str, path: Path) -> str:
+    return f"chmod {mode} {_quoted(path)}"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(display_path(path))
 
 
 def _note(path: Path, what: str, command: str) -> Problem:
