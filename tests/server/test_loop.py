@@ -266,6 +266,19 @@ def test_a_worker_with_more_connections_leaves_the_next_one_to_others() -> None:
     assert SLACK + 1 == left
 
 
+def test_a_connection_that_only_drains_does_not_count() -> None:
+    """After its last response, a connection does not keep the worker from accepting others."""
+    scoreboard = Scoreboard()
+    row = scoreboard.claim_row()
+    with stepping(App(), row=row) as server:
+        server.connect()
+        before = scoreboard.fewest_connections()
+        server.connect(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        server.step_until(lambda: scoreboard.fewest_connections() == before)
+
+        assert (1, 2) == (before, len(server.connections))
+
+
 def test_a_worker_with_few_connections_accepts_at_once() -> None:
     """A worker that has no more connections than another worker leaves no connection to it."""
     scoreboard = Scoreboard()

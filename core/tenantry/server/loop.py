@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from tenantry.http.response_close import ResponseCutError
 from tenantry.observability.scoreboard import Row
 from tenantry.server.acceptor import BATCH, Acceptor
-from tenantry.server.connection import CLOSED, Connection
+from tenantry.server.connection import CLOSED, LINGERING, Connection
 from tenantry.server.thread_pool import ThreadPool
 
 LONG_S = 0.005
@@ -227,18 +227,24 @@ class Loop:
     def add(self, connection: Connection) -> None:
         """Add a new connection."""
         self.connections[connection.fd] = connection
-        self._acceptor.note_count(len(self.connections))
+        self._acceptor.note_opened(1)
         if len(self.connections) >= self._max_connections and not self._is_full:
             self._is_full = True
             self._acceptor.pause()
             self._handler.on_full(True)
+
+    def linger(self, connection: Connection) -> None:
+        """Note that a connection has its last response, and only has to drain."""
+        connection.state = LINGERING
+        self._acceptor.note_opened(-1)
 
     def forget(self, connection: Connection) -> None:
         """Close a connection, so that the worker can accept another connection."""
         # The file descriptor may already belong to another connection.
         if self.connections.get(connection.fd) is connection:
             del self.connections[connection.fd]
-            self._acceptor.note_count(len(self.connections))
+            if connection.state != LINGERING:
+                self._acceptor.note_opened(-1)
         # Closing the socket does not end the polling if a process that a tenant has started holds a
         # copy of the socket.
         self.unwatch(connection)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenantry.http.problem import Refusal
 from tenantry.http.response_close import ResponseCutError
-from tenantry.server.connection import BUSY, HEAD, LINGERING, SENDING, Connection
+from tenantry.server.connection import BUSY, HEAD, SENDING, Connection
 from tenantry.server.exchange import Exchange
 from tenantry.server.steps.body import drop_body
 
@@ -149,7 +149,7 @@ class Responses:
         except OSError:
             self._loop.forget(connection)
             return
-        connection.state = LINGERING
+        self._loop.linger(connection)
         connection.buffer = b""
         connection.deadline = self._loop.now + LINGER_S
         self._loop.watch(connection, select.EPOLLIN)
