@@ -37,10 +37,12 @@ SWITCH = """\
 import tenantry.host
 
 class Switch(tenantry.host.Accounting):
-    def __call__(self, environ, start_response):
-        if environ["QUERY_STRING"] == "n=1":
-            return super().__call__(environ, start_response)
-        return self._app(environ, start_response)
+    def _finish(self, record):
+        if record.environ is None or record.environ["QUERY_STRING"] == "n=1":
+            super()._finish(record)
+        else:
+            record.environ = record.connection = None
+            self._in_flight.leave(record)
 
 tenantry.host.Accounting = Switch
 application = tenantry.host.create_host()
