@@ -6,6 +6,7 @@ loggers. The owner of a module that all tenants share is a hash of its folder:
 `shop@0c2f5f1a9.models`.
 """
 
+import sys
 from hashlib import blake2b
 
 _SHARED = "0"
@@ -15,7 +16,7 @@ _SHARED = "0"
 def private_name(plain: str, owner: str) -> str:
     """Return the private name of a module."""
     first, dot, rest = plain.partition(".")
-    return f"{first}@{owner}{dot}{rest}"
+    return sys.intern(f"{first}@{owner}{dot}{rest}")  # thousands of tenants keep their names
 
 
 def plain_name(name: str) -> str:

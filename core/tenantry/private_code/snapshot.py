@@ -152,7 +152,8 @@ class CodeSnapshot:
         if origin is not None and loader is not None:
             origin = self._original_of(origin)
             loader = type(loader)(found.name, origin)
-        spec = ModuleSpec(found.name, loader, origin=origin, is_package=locations is not None)
+        spec = ModuleSpec(found.name, loader, origin=origin)
+        spec.has_location = origin is not None
         if locations is not None:
             spec.submodule_search_locations = [self._original_of(one) for one in locations]
         return spec

@@ -1,4 +1,4 @@
-"""The source code of private modules, read and compiled once for each file.
+"""The source code of private modules, found, read and compiled once for each file.
 
 Code objects are immutable, so all tenants share them. Therefore, a private module needs memory only
 for the objects that the module's code creates.
@@ -6,9 +6,11 @@ for the objects that the module's code creates.
 
 import ast
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
+from tenantry.private_code.search import find_module
 from tenantry.private_code.snapshot import read_code
 
 _MARK = b"__shared__"
@@ -26,6 +28,8 @@ class Sources:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects `_files`
         self._files: dict[str, tuple[CodeType, bool]] = {}
+        # Entries are only added, by the name of the module and the folders.
+        self._found: dict[tuple[str, ...], ModuleSpec] = {}
         self.shared: dict[str, ModuleType] = {}
         """The modules that all tenants share, by the path of their file."""
         self.on_close: list[Callable[[], object]] = []
@@ -36,6 +40,14 @@ class Sources:
         self.shared.clear()
         while self.on_close:
             self.on_close.pop()()
+
+    def find(self, plain: str, folders: Sequence[str]) -> ModuleSpec | None:
+        """Return the spec of a module in folders, which all tenants share."""
+        key = (plain.rpartition(".")[2], *folders)
+        found = self._found.get(key) or find_module(plain, folders)
+        if found is not None:
+            self._found[key] = found
+        return found
 
     def code(self, path: str) -> CodeType:
         """Return the code of a Python file.

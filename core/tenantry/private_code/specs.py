@@ -38,7 +38,7 @@ def find_private_spec(
     if path is None:
         found = find_module(plain, None if modules.app_dir is None else [modules.app_dir])
     else:
-        found = find_module(plain, list(path))
+        found = modules.sources.find(plain, path)
     if found is None:
         return None
     if modules.is_shared:
@@ -47,25 +47,22 @@ def find_private_spec(
 
 
 def _private_spec(modules: "PrivateModules", fullname: str, found: ModuleSpec) -> ModuleSpec:
-    locations = found.submodule_search_locations
-    folders = None if locations is None else list(locations)
     if isinstance(found.loader, importlib.machinery.SourceFileLoader) and found.origin:
-        if folders is None and modules.sources.is_shared(found.origin):
+        is_module = found.submodule_search_locations is None
+        if is_module and modules.sources.is_shared(found.origin):
             return ModuleSpec(fullname, _SharedLoader(modules, found.origin), origin=found.origin)
-        return _spec(
-            fullname, found.origin, _PrivateLoader(fullname, found.origin, modules), folders
-        )
+        return _spec(fullname, found, _PrivateLoader(fullname, found.origin, modules))
     if found.loader is None or found.origin is None:
-        return _namespace_spec(fullname, folders)
+        return _namespace_spec(fullname, found)
     other: Any = type(found.loader)  # the module is an extension module, or a `.pyc` file
-    return _spec(fullname, found.origin, other(fullname, found.origin))
+    return _spec(fullname, found, other(fullname, found.origin))
 
 
 def _shared_spec(modules: "PrivateModules", fullname: str, found: ModuleSpec) -> ModuleSpec:
     """Return the spec of a shared module, which may import only shared modules and libraries."""
     if found.submodule_search_locations is not None:
         # A package can be private although some of its modules are shared.
-        return _namespace_spec(fullname, list(found.submodule_search_locations))
+        return _namespace_spec(fullname, found)
     if found.origin is None or not modules.sources.is_shared(found.origin):
         plain = plain_name(fullname)
         raise ImportError(
@@ -73,20 +70,22 @@ def _shared_spec(modules: "PrivateModules", fullname: str, found: ModuleSpec) ->
             "`__shared__ = True`, or remove that line from the module that imports it.",
             name=plain,
         )
-    return _spec(fullname, found.origin, _PrivateLoader(fullname, found.origin, modules))
+    return _spec(fullname, found, _PrivateLoader(fullname, found.origin, modules))
 
 
-def _spec(
-    fullname: str, origin: str, loader: importlib.abc.Loader, folders: list[str] | None = None
-) -> ModuleSpec:
-    return importlib.util.spec_from_file_location(  # type: ignore[return-value]
-        fullname, origin, loader=loader, submodule_search_locations=folders
-    )
+def _spec(fullname: str, found: ModuleSpec, loader: importlib.abc.Loader) -> ModuleSpec:
+    """Return the spec of a file under another name. The strings belong to all tenants."""
+    spec = ModuleSpec(fullname, loader, origin=found.origin)
+    spec.has_location = True
+    spec.cached = found.cached
+    if found.submodule_search_locations is not None:
+        spec.submodule_search_locations = list(found.submodule_search_locations)
+    return spec
 
 
-def _namespace_spec(fullname: str, folders: list[str] | None) -> ModuleSpec:
+def _namespace_spec(fullname: str, found: ModuleSpec) -> ModuleSpec:
     spec = ModuleSpec(fullname, _NamespaceLoader(), is_package=True)
-    spec.submodule_search_locations = folders
+    spec.submodule_search_locations = list(found.submodule_search_locations or ())
     return spec
 
 
