@@ -4,7 +4,7 @@
 
 - `memory` measures the resident memory of a worker per tenant that has answered a request: at most
   40 KiB with the endpoint `landing`, 250 KiB with `images`, and 1 MiB with an app of 15 modules and
-  10 mapped tables.
+  10 mapped tables, 4 of which have a relationship.
 - `build` counts the instructions with which the host builds and checks a tenant's app with a view,
   compared with a plain Flask app that has the same routes and answers one request. The host may
   take at most 3 times as many. valgrind counts only the thread that builds, so that the figure does
@@ -34,6 +34,8 @@ WARM = 10
 """Tenants that answer before the measurement, so that libraries are imported."""
 
 BUILDS = (20, 60)
+TABLES = 10
+RELATIONSHIPS = 4
 MAX_RATIO = 3
 SECRET_KEY = "k" * 40
 
@@ -46,14 +48,41 @@ from ..tables import Base
 class {name}Model(Base):
     __tablename__ = "{table}"
     id: Mapped[int] = mapped_column(primary_key=True)
-    parent_id: Mapped[int | None] = mapped_column(ForeignKey("{table}.id"))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("{parent}.id"))
     name: Mapped[str]
     text: Mapped[str | None]
     amount: Mapped[int] = mapped_column(default=0)
-    parent = relationship("{name}Model", remote_side=[id], backref="children")
+    {relationship}
 
     def total(self) -> int:
-        return self.amount + sum(child.total() for child in self.children)
+        return 2 * self.amount
+"""
+
+RELATIONSHIP = 'parent = relationship("{parent}Model")'
+
+MIGRATION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "real_1"
+down_revision = None
+branch_labels = ("real",)
+
+
+def upgrade():
+    for number in range({tables}):
+        op.create_table(
+            f"thing{{number}}s",
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("parent_id", sa.Integer, sa.ForeignKey(f"thing{{max(number - 1, 0)}}s.id")),
+            sa.Column("name", sa.String, nullable=False),
+            sa.Column("text", sa.String),
+            sa.Column("amount", sa.Integer, nullable=False),
+        )
+
+
+def downgrade():
+    pass
 """
 
 RESOURCES = """
@@ -80,8 +109,6 @@ BLUEPRINT = """
 from flask import Blueprint
 from flask_restful import Api
 from .resources import RESOURCES
-from .tables import Base
-from tenantry import db
 
 real_bp = Blueprint("real", __name__)
 real_api = Api(real_bp)
@@ -91,8 +118,7 @@ for table, rows in RESOURCES.items():
 
 @real_bp.get("/")
 def front():
-    Base.metadata.create_all(db.engine)
-    return {"rows": [rows().get() for rows in RESOURCES.values()]}
+    return RESOURCES["thing1s"]().get()
 """
 
 
@@ -150,7 +176,7 @@ def memory_kib(count: int, endpoint: str, path: str) -> float:
 
 def write_real_app(site: Path) -> None:
     """Write an endpoint of 15 modules with 10 mapped tables."""
-    names = [f"Thing{number}" for number in range(10)]
+    names = [f"Thing{number}" for number in range(TABLES)]
     package = site / "real"
     (package / "things").mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -158,9 +184,14 @@ def write_real_app(site: Path) -> None:
     (package / "tables.py").write_text(
         "from sqlalchemy.orm import DeclarativeBase\n\nclass Base(DeclarativeBase):\n    pass\n"
     )
-    for name in names:
-        text = MODELS.format(name=name, table=f"{name.lower()}s")
+    for number, name in enumerate(names):
+        parent = names[max(number - 1, 0)]
+        relationship = RELATIONSHIP.format(parent=parent) if 0 < number <= RELATIONSHIPS else ""
+        values = {"name": name, "table": f"{name.lower()}s", "parent": f"{parent.lower()}s"}
+        text = MODELS.format(**values, relationship=relationship)
         (package / f"things/{name.lower()}.py").write_text(text)
+    (package / "migrations").mkdir()
+    (package / "migrations/0001.py").write_text(MIGRATION.format(tables=TABLES))
     imports = "".join(f"from .things.{name.lower()} import {name}Model\n" for name in names)
     models = ", ".join(f"{name}Model" for name in names)
     (package / "resources.py").write_text(RESOURCES.format(imports=imports, names=models))

@@ -16,6 +16,7 @@ from tenantry.errors import TenantryError
 from tenantry.host import Host
 from tenantry.observability.control_socket import ControlSocket, read_workers
 from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import scan_tenants
 from tenantry.tenants.last_good import LastGood
 
 pytestmark = pytest.mark.live
@@ -112,7 +113,9 @@ def test_a_stale_tenant_with_a_last_good_version_is_not_lost(
     record.save()
     write_tenant("acme", SECRET_KEY="short")
 
-    assert [] == _find_lost_tenants(settings, read_workers(settings.data_dir))
+    assert [] == _find_lost_tenants(
+        settings, read_workers(settings.data_dir), scan_tenants(settings)
+    )
 
 
 @pytest.mark.usefixtures("serving")

@@ -16,6 +16,7 @@ from tenantry.migrations.fleet_run import FleetLimits, upgrade
 from tenantry.migrations.trial import find_migration_problems
 from tenantry.observability.control_socket import WorkerStatus
 from tenantry.settings import HostSettings
+from tenantry.tenants.catalogue import scan_tenants
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import parse_tenant
 
@@ -100,11 +101,11 @@ def test_check_and_restart_report_a_failing_migration(
     host.load()
     worker = WorkerStatus(1, 1, is_ready=True, mounts=tuple(host.report.listing()["mounts"]))
     host.close()
-    good = tenantry("check"), _find_lost_tenants(settings, [worker])
+    good = tenantry("check"), _find_lost_tenants(settings, [worker], scan_tenants(settings))
     write_shop(first(), second("1 / 0"))
 
     checked = tenantry("check")
-    lost = _find_lost_tenants(settings, [worker])
+    lost = _find_lost_tenants(settings, [worker], scan_tenants(settings))
 
     assert (0, []) == (good[0].code, good[1])
     assert (1, True) == (checked.code, "ZeroDivisionError: division by zero" in checked.out)

@@ -1,21 +1,20 @@
 """`tenantry restart`: replaces the workers of the running host, so that new code runs."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import click
 
 from tenantry.app.trial_build import find_build_problems
 from tenantry.cli.output import count, examples
-from tenantry.endpoints.finding import find_endpoint
-from tenantry.errors import EndpointError, TenantryError
+from tenantry.errors import TenantryError
 from tenantry.migrations.trial import find_migration_problems
 from tenantry.observability.control_socket import WorkerStatus
 from tenantry.private_code.generations import discard_generation, new_generation
 from tenantry.server.rolling_restart import check_new_code, replace_workers, running_workers
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import scan_tenants
+from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.last_good import LastGood
 
 SERVING_STATES = frozenset({"serving", "idle", "stale"})
@@ -50,45 +49,34 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
     """
     workers = running_workers(settings.data_dir)
     check_new_code()
-    lost = _find_lost_tenants(settings, workers)
-    if lost and not is_forced:
-        remedy = "nothing was restarted; fix or disable these tenants, or use --force."
-        raise TenantryError("\n".join([*lost, remedy]))
-    with _new_code(settings, workers):
+    hosts = sorted({worker.code for worker in workers if worker.code})
+    with ExitStack() as stack:
+        # The validation of the tenant files copies the code that they name.
+        new = [stack.enter_context(_new_generation(settings, host)) for host in hosts]
+        lost = _find_lost_tenants(settings, workers, scan_tenants(settings))
+        if lost and not is_forced:
+            remedy = "nothing was restarted; fix or disable these tenants, or use --force."
+            raise TenantryError("\n".join([*lost, remedy]))
+    try:
         replace_workers(settings.data_dir, workers)
+    except BaseException:
+        for generation in new:
+            discard_generation(generation)
+        raise
     return len(workers)
 
 
-@contextmanager
-def _new_code(settings: HostSettings, workers: Sequence[WorkerStatus]) -> Iterator[None]:
-    """Let workers that start in the `with` block or later use the code that is on disk now.
-
-    If the block fails and no worker uses the new code, later workers use the old code.
-    """
-    tenants = scan_tenants(settings).tenants
-    made: list[Path] = []
-    try:
-        for host in sorted({worker.code for worker in workers if worker.code}):
-            excluded = settings.folders_without_code
-            with new_generation(settings.data_dir, host, excluded) as folder:
-                for tenant in tenants:
-                    for name in tenant.blueprints:
-                        with suppress(EndpointError):  # the endpoint fails in new workers, too
-                            find_endpoint(name, tenant.app_dir)
-            made.append(folder)
-        yield
-    except BaseException:
-        for folder in made:
-            discard_generation(folder)
-        raise
+def _new_generation(settings: HostSettings, host: str) -> AbstractContextManager[Path]:
+    return new_generation(settings.data_dir, host, settings.folders_without_code)
 
 
-def _find_lost_tenants(settings: HostSettings, workers: Sequence[WorkerStatus]) -> list[str]:
+def _find_lost_tenants(
+    settings: HostSettings, workers: Sequence[WorkerStatus], catalogue: Catalogue
+) -> list[str]:
     """Return a line for each serving tenant that would fail in a new worker.
 
     A stale tenant would not fail, because a new worker serves the tenant's last good version.
     """
-    catalogue = scan_tenants(settings)
     last_good = LastGood(settings.data_dir, settings.tenants_dir)
     last_good.open()
     found = [
