@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
-from tenantry.private_code.search import find_module
+from tenantry.private_code.search import find_module, folders_of
 from tenantry.private_code.snapshot import read_code
 
 _MARK = b"__shared__"
@@ -30,6 +30,7 @@ class Sources:
         self._files: dict[str, tuple[CodeType, bool]] = {}
         # Entries are only added, by the name of the module and the folders.
         self._found: dict[tuple[str, ...], ModuleSpec] = {}
+        self._folders: dict[tuple[str, str], list[str]] = {}
         self.shared: dict[str, ModuleType] = {}
         """The modules that all tenants share, by the path of their file."""
         self.on_close: list[Callable[[], object]] = []
@@ -47,6 +48,14 @@ class Sources:
         found = self._found.get(key) or find_module(plain, folders)
         if found is not None:
             self._found[key] = found
+        return found
+
+    def folders_of(self, package: str, app_dir: str | None) -> list[str]:
+        """Return the folders of a package of the process, which all tenants share."""
+        key = (package, app_dir or "")
+        found = self._folders.get(key) or folders_of(package, app_dir)
+        if found:
+            self._folders[key] = found
         return found
 
     def code(self, path: str) -> CodeType:

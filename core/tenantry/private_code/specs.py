@@ -11,7 +11,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tenantry.private_code.names import plain_name
-from tenantry.private_code.search import find_module, folders_of
+from tenantry.private_code.search import find_module
 from tenantry.private_code.snapshot import read_code
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def find_private_spec(
         if plain not in modules.parents:
             return None
         spec = ModuleSpec(fullname, _ParentLoader(plain), is_package=True)
-        spec.submodule_search_locations = folders_of(plain, modules.app_dir)
+        spec.submodule_search_locations = list(modules.sources.folders_of(plain, modules.app_dir))
         return spec
     if path is None:
         found = find_module(plain, None if modules.app_dir is None else [modules.app_dir])
