@@ -30,8 +30,9 @@ from tenantry.host import create_host
 from tenantry.observability.scoreboard import Scoreboard
 from tenantry.settings import HostSettings
 
-WARM = 10
-"""Tenants that answer before the measurement, so that libraries are imported."""
+WARM = 30
+"""Tenants that answer before the measurement, so that libraries are imported and all database
+connections of the process are open."""
 
 BUILDS = (20, 60)
 TABLES = 10
