@@ -11,11 +11,11 @@ from tenantry.private_code import generations
 from tenantry.private_code.generations import (
     begin_generation,
     begin_host,
-    discard_generation,
     end_host,
     follow_disk,
     host_name,
     new_generation,
+    remove_if_unused,
     remove_old_generations,
     use_newest_generation,
 )
@@ -111,13 +111,13 @@ def test_a_failed_restart_returns_to_the_old_generation(tmp_path: Path) -> None:
     begin_host(tmp_path)
     with new_generation(tmp_path, host_name(), ()) as new:
         pass
-    discard_generation(new)
+    remove_if_unused(new)
     unused = used(tmp_path)
     with new_generation(tmp_path, host_name(), ()) as new:
         pass
     in_use = used(tmp_path)
 
-    discard_generation(new)
+    remove_if_unused(new)
 
     assert ("1", "2", True) == (unused, in_use, new.exists())
 

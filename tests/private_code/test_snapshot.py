@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tenantry.endpoints.finding import find_endpoint
+from tenantry.endpoints.loading import load_endpoint
 from tenantry.errors import EndpointError
 from tenantry.migrations.revisions import read_branches
 from tenantry.private_code import copying
@@ -199,6 +200,15 @@ def test_a_folder_is_copied_only_if_it_has_a_wanted_module(
     assert [] == list(snapshot.folder.iterdir())
     assert load().is_private("shop")
     assert 1 == len(list(snapshot.folder.iterdir())), project
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_a_broken_endpoint_needs_a_restart_after_the_fix(project: Path, load: Load) -> None:
+    """The error does not let an operator wait for a fix to take effect."""
+    write(project, "shop/blueprint.py", "1 / 0\n")
+
+    with pytest.raises(EndpointError, match=r"fix the endpoint, then run: tenantry restart\."):
+        load_endpoint("shop", load())
 
 
 @pytest.mark.usefixtures("snapshot")

@@ -11,7 +11,7 @@ from tenantry.cli.output import count, examples
 from tenantry.errors import TenantryError
 from tenantry.migrations.trial import find_migration_problems
 from tenantry.observability.control_socket import WorkerStatus
-from tenantry.private_code.generations import discard_generation, new_generation
+from tenantry.private_code.generations import new_generation, remove_if_unused
 from tenantry.server.rolling_restart import check_new_code, replace_workers, running_workers
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
@@ -61,7 +61,7 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
         replace_workers(settings.data_dir, workers)
     except BaseException:
         for generation in new:
-            discard_generation(generation)
+            remove_if_unused(generation)
         raise
     return len(workers)
 

@@ -20,6 +20,7 @@ from tenantry.errors import EndpointError, TenantryError
 from tenantry.observability.redaction import one_line_in_scope
 from tenantry.private_code.modules import PrivateModules
 from tenantry.private_code.names import owner_of, plain_name, private_name
+from tenantry.private_code.snapshot import used_snapshot
 
 LOADED_ENDPOINTS = "tenantry"
 """Key in `app.extensions` of the app's `LoadedEndpoint` objects."""
@@ -102,7 +103,9 @@ def describe_failure(error: BaseException, endpoints: Sequence[str]) -> str:
 def _failure(name: str, what: str, error: BaseException) -> str:
     text = one_line_in_scope(error, with_type=True)
     place = _location(error, package_of(name))
-    return f"endpoint {name!r} {what}: {text}{f' ({place})' if place else ''}; fix the endpoint."
+    # A process with a snapshot never reads the fixed file.
+    remedy = "fix the endpoint" + (", then run: tenantry restart" if used_snapshot() else "")
+    return f"endpoint {name!r} {what}: {text}{f' ({place})' if place else ''}; {remedy}."
 
 
 def _location(error: BaseException, package: str) -> str:

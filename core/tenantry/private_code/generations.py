@@ -41,7 +41,7 @@ def begin_host(data_dir: Path) -> Path:
     parent = data_dir.absolute() / _FOLDER
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in parent.iterdir():
-        _remove_if_unused(folder)
+        remove_if_unused(folder)
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{os.getpid()}-"))
         if _lock(folder):  # another host may remove the folder before it is locked
@@ -96,7 +96,7 @@ def remove_old_generations() -> None:
         newest = int(_newest(_host).name)
         for folder in _host.iterdir():
             if folder.name.isdecimal() and int(folder.name) < newest:
-                _remove_if_unused(folder)
+                remove_if_unused(folder)
 
 
 def end_host() -> None:
@@ -126,9 +126,15 @@ def new_generation(data_dir: Path, host: str, excluded: Collection[str]) -> Iter
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def discard_generation(folder: Path) -> None:
-    """Remove a generation if no worker uses it."""
-    _remove_if_unused(folder)
+def remove_if_unused(folder: Path) -> None:
+    """Remove the folder of a generation or of a host, unless a process has locked it."""
+    with suppress(OSError):  # the folder is locked, or another process removes it
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(fd)
 
 
 def _newest(host: Path) -> Path:
@@ -153,14 +159,3 @@ def _lock(folder: Path) -> bool:
             return True
     os.close(fd)
     return False
-
-
-def _remove_if_unused(folder: Path) -> None:
-    """Remove a folder that no process has locked."""
-    with suppress(OSError):  # another process removes the folder
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(fd)

@@ -40,6 +40,9 @@ _COMPILED = (
 )
 """Modules without source code are never copied."""
 
+_used: "CodeSnapshot | None" = None
+"""The snapshot of this process."""
+
 
 class CodeSnapshot:
     """The copies of all folders with private code, as the folders were when first needed.
@@ -199,9 +202,6 @@ def read_code(path: str) -> bytes:
             lines = io.StringIO(decode_source(data)).readlines()
             linecache.cache[path] = (len(data), None, lines, path)
     return data
-
-
-_used: CodeSnapshot | None = None
 
 
 @cache
