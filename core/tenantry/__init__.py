@@ -7,20 +7,26 @@ takes only milliseconds.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tenantry.app.tenant_context import tenant
     from tenantry.database.session import db
+    from tenantry.endpoints.current_tenant import current_tenant
     from tenantry.endpoints.tokens import serializer
     from tenantry.files.quota import FolderQuota
     from tenantry.http.request_record import outgoing_headers
     from tenantry.tenants.secrets import secret
 
-__all__ = ["FolderQuota", "db", "outgoing_headers", "secret", "serializer"]
+__all__ = [
+    "FolderQuota", "current_tenant", "db", "outgoing_headers", "secret", "serializer", "tenant",
+]  # fmt: skip
 
 _HOMES = {
     "FolderQuota": ("tenantry.files.quota", "FolderQuota"),
+    "current_tenant": ("tenantry.endpoints.current_tenant", "current_tenant"),
     "db": ("tenantry.database.session", "db"),
     "outgoing_headers": ("tenantry.http.request_record", "outgoing_headers"),
     "secret": ("tenantry.tenants.secrets", "secret"),
     "serializer": ("tenantry.endpoints.tokens", "serializer"),
+    "tenant": ("tenantry.app.tenant_context", "tenant"),
 }
 
 

@@ -20,6 +20,7 @@ from flask import Flask
 from tenantry.app.factory import check_app, close_app, create_app
 from tenantry.app.process_resources import ProcessResources
 from tenantry.app.stack import build_stack
+from tenantry.app.tenant_context import context_apps
 from tenantry.http.environ import IS_FOR_OPERATORS, TARGET
 from tenantry.middleware.accounting import Accounting, OnRequestEnd
 from tenantry.middleware.edge import Edge
@@ -182,6 +183,7 @@ class Host:
     def close(self) -> None:
         """Stop following the tenants folder and close every instance. Idempotent."""
         self._closing.set()
+        context_apps(os.getpid()).lend = None
         self.follower.stop()
         for thread in self._background:
             thread.join()
@@ -235,6 +237,7 @@ class Host:
             self.follower.on_evicted = partial(self.usage.add, sleeps=1)
             self.usage.open(counters_folder(self.settings.data_dir))
             self._start_background()
+            context_apps(os.getpid()).lend = self._lend
         self.follower.is_ready.wait(SIBLINGS_PATIENCE_S if accepted else START_PATIENCE_S)
         self._check_deadline_action()
 
@@ -364,6 +367,14 @@ class Host:
             close_app(app)
             raise
         return app
+
+    def _lend(self, name: str) -> Instance | None:
+        """Return the instance of a tenant with a lease, for `tenantry.tenant` in this process."""
+        mounts = [mount for mount in self.router.mounts if mount.name == name]
+        if not mounts or mounts[0].ensure_instance() is not None:
+            return None
+        instance = mounts[0].instance
+        return instance if instance is not None and instance.begin_lease() else None
 
     # -- what this process reports --------------------------------------------------------------
 

@@ -121,6 +121,12 @@ def database_of(app: Flask) -> Database:
     return database
 
 
+def owner_of_database(app: Flask) -> str | None:
+    """Return the name of the tenant to which an app's database belongs, or None without one."""
+    database: Database | None = app.extensions.get(_EXTENSION)
+    return None if database is None else database.owner
+
+
 def close_database(app: Flask) -> None:
     """Close the database of an app. Idempotent."""
     database = app.extensions.pop(_EXTENSION, None)

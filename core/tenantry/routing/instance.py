@@ -90,12 +90,19 @@ class Instance:
                 return None
             self._leases += 1
         try:
-            return on_close(self.wsgi(environ, start_response), self._end_lease)
+            return on_close(self.wsgi(environ, start_response), self.end_lease)
         except BaseException:
-            self._end_lease()
+            self.end_lease()
             raise
 
-    def _end_lease(self) -> None:
+    def begin_lease(self) -> bool:
+        """Keep the app open without a request, until `end_lease`. False if it is retired."""
+        with self._lock:
+            self._leases += not self._is_retired
+            return not self._is_retired
+
+    def end_lease(self) -> None:
+        """End one lease. The last lease of a retired instance closes the app."""
         with self._lock:
             self._leases -= 1
             is_last = self._is_retired and not self._leases
