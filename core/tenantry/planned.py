@@ -32,7 +32,7 @@ PLANNED_SETTINGS = (
 )
 """Host settings that a later version of Tenantry supports, as field names of `HostSettings`."""
 
-PLANNED_NAMES = ("storage", "testing")
+PLANNED_NAMES = ("storage",)
 """Public names that a later version of the package `tenantry` provides."""
 
 PLANNED = "comes with a later version of Tenantry; remove it."

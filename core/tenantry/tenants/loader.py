@@ -19,7 +19,7 @@ from tenantry.python_process import describe_exit, library_path, python_executab
 from tenantry.tenants.file import content_digest, display_path, printable, read_tenant_file
 from tenantry.tenants.loader_child import read_frame, write_frame
 from tenantry.tenants.plain_data import untag
-from tenantry.tenants.secrets import NEW_SECRET_BYTES, THROW_AWAY
+from tenantry.tenants.secrets import INVENT_MISSING, NEW_SECRET_BYTES, THROW_AWAY
 
 RUN_TIMEOUT_S = 5.0
 """Time limit in seconds for running a tenant file. A typical file takes 1 ms. Importing a large
@@ -73,6 +73,7 @@ class Loader:
         data_dir: the host's data folder, which contains secrets.
         creates_secrets: whether `secret("…", create=True)` creates a missing secret. Otherwise, the
             file gets a value that is not stored, because commands that inspect change nothing.
+        invents_secrets: whether a file also gets such a value for every other missing secret.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class Loader:
         timeout_s: float = RUN_TIMEOUT_S,
         data_dir: Path | None = None,
         creates_secrets: bool = False,
+        invents_secrets: bool = False,
     ) -> None:
         self._creates_secrets = creates_secrets
+        self._invents_secrets = invents_secrets
         self._timeout_s = timeout_s
         self._data_dir = data_dir
         self._process: subprocess.Popen[bytes] | None = None
@@ -170,6 +173,8 @@ class Loader:
             environ["TENANTRY_DATA_DIR"] = str(self._data_dir.absolute())
         if not self._creates_secrets:
             environ[THROW_AWAY] = os.urandom(NEW_SECRET_BYTES).hex()
+        if self._invents_secrets:
+            environ[INVENT_MISSING] = "1"
         process = subprocess.Popen(  # noqa: S603 - runs a file of Tenantry
             [python_executable(), "-I", "-B", str(_CHILD)],
             stdin=subprocess.PIPE,
