@@ -91,7 +91,6 @@ def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir
     [
         (("adopt", "shop:app"), "adopt"),
         (("domains", "--check"), "domains"),
-        (("db", "revision", "acme", "-m", "x"), "db revision"),
         (("backup", "--all", "folder", "--keep=3"), "backup --all --keep"),
         (("restore", "acme.capsule", "--verify"), "restore --verify"),
         (("restart", "--all-hosts"), "restart --all-hosts"),

@@ -50,3 +50,11 @@ def test_a_wheel_serves_a_new_tenant(
         answer = server.get(path)[0]
 
     assert status == answer.status
+
+
+def test_a_wheel_brings_the_fixtures_to_pytest(bin_dir: Path, tmp_path: Path) -> None:
+    """With the wheel and pytest installed, the test of a new endpoint passes at once."""
+    _run(tmp_path, str(bin_dir / "python"), "-m", "pip", "install", "-q", "pytest")
+    _run(tmp_path, str(bin_dir / "tenantry"), "endpoint", "new", "notes")
+
+    _run(tmp_path, str(bin_dir / "pytest"), "-W", "error", "--strict-markers", "notes")

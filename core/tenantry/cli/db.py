@@ -1,5 +1,6 @@
 """`tenantry db`: migrates the tenants' databases, and shows their revisions."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +23,12 @@ from tenantry.cli.output import (
 from tenantry.errors import UnknownTenantError
 from tenantry.migrations.fleet_run import JOBS, FleetLimits, FleetReport, downgrade, upgrade
 from tenantry.migrations.journal import Journal, JournalError, journal_file
+from tenantry.migrations.new_revision import create_revision
 from tenantry.migrations.revisions import format_revisions
 from tenantry.migrations.runner import TIMEOUT_S
 from tenantry.migrations.status import READ_THREADS, MigrationStatus, OnStatus, fleet_status
 from tenantry.settings import HostSettings, read_settings
-from tenantry.tenants.catalogue import scan_tenants
+from tenantry.tenants.catalogue import load_tenant, scan_tenants
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import RejectedTenant
 
@@ -144,6 +146,40 @@ def downgrade_(
     with progress(len(tenants), is_json, ("downgraded", "failed")) as tell:
         report = downgrade(tenants, settings.data_dir, run, limits, tell)
     _finish(FleetReport(report.run, (*report.results, *rejected)), is_json=is_json)
+
+
+@command.command(
+    "revision",
+    epilog=examples("tenantry db revision shop --endpoint notes -m 'Add the table of notes'"),
+)
+@click.argument("name", shell_complete=complete_tenant)
+@click.option(
+    "--endpoint", metavar="E", required=True, help="Endpoint whose models have changed, as in "
+    "BLUEPRINTS.",
+)  # fmt: skip
+@click.option("--message", "-m", metavar="TEXT", required=True, help="What the revision does.")
+def revision_(name: str, endpoint: str, message: str) -> None:
+    """Write a migration from changed models.
+
+    Compare the models of endpoint E with the database of tenant NAME, which must be at the newest
+    revisions, and write the difference to the folder migrations of the endpoint. The database is
+    not changed. Read the new file before you run tenantry db upgrade.
+    """
+    tenant = load_tenant(read_settings(), name)[0]
+    written = create_revision(tenant, endpoint, message)
+    if written is None:
+        click.echo("No changes.")
+        return
+    if written.has_unknown_tables:
+        click.echo(
+            f"note: the migrations of {endpoint!r} do not run on SQLite, so the new migration "
+            "drops no table; if you have removed a model, add op.drop_table.",
+            err=True,
+        )
+    click.echo(
+        f"{os.path.relpath(written.path)}: revision {written.revision}. Read the file, and then "
+        f"run: tenantry db upgrade --tenant {name}"
+    )
 
 
 def _chosen_tenants(

@@ -7,9 +7,7 @@ import click
 LATER = {
     "adopt": (),
     "backup": ("--all", "--keep"),
-    "db": ("revision",),
     "domains": (),
-    "endpoint": (),
     "hosts": (),
     "proxy": (),
     "query": (),
