@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from werkzeug.test import Client
 
+from servers import running
 from tenantry import endpoints
 from tenantry.app.factory import close_app, create_app
 
 README = Path(str(endpoints.__file__)).with_name("README.md")
 EXAMPLE = re.compile(r"`(shop/[\w/]+\.py)`:\n\n```python\n(.*?)```", re.DOTALL)
-ALL = ["shop.notes", "shop.files", "shop.invitations", "shop.stock"]
+BLOCK = re.compile(r"(?:`([\w/.]+)`:\n\n)?```(\w+)\n(.*?)```", re.DOTALL)
+ALL = ["shop.files", "shop.invitations", "shop.stock"]
 
 
 @pytest.fixture(name="folder")
@@ -52,19 +54,15 @@ def test_the_readme_has_all_examples(folder: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_the_examples_answer_as_described(data_dir: Path) -> None:
-    """The README's examples list notes, respect file quotas, and verify tokens as described."""
+    """The README's examples respect file quotas, and verify tokens as described."""
     with ExitStack() as closing:
         acme = _client(closing, data_dir, QUOTA_BYTES=1_000_000)
         globex = _client(closing, data_dir, "globex")
 
-        note = acme.post("/notes/", data={"text": "Buy tea"})
-        notes = acme.get("/notes/").get_json(), globex.get("/notes/").get_json()
         files = [acme.put("/files/a.txt", data=bytes(size)).status_code for size in (10, 1_000_000)]
         token = acme.post("/invitations/", data={"email": "a@b.org"}).get_json()["token"]
         accepted = [client.get(f"/invitations/{token}") for client in (acme, globex)]
 
-    assert (201, {"id": 1, "text": "Buy tea"}) == (note.status_code, note.get_json())
-    assert ({"notes": ["Buy tea"]}, {"notes": []}) == notes
     assert [204, 507] == files
     assert bytes(10) == (data_dir / "acme/files/a.txt").read_bytes()
     assert [200, 404] == [answer.status_code for answer in accepted]
@@ -85,24 +83,38 @@ def test_the_example_calls_another_service(data_dir: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.live
-def test_the_example_tests_pass(folder: Path) -> None:
-    """The README's example test file passes unchanged."""
-    path = os.pathsep.join([str(folder), *sys.path])
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "shop/notes/test_notes.py",
-        ],
-        cwd=folder,
-        env={"PYTHONPATH": path, "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_guide_leads_from_an_empty_folder_to_an_endpoint(tmp_path: Path) -> None:
+    """The files and commands of the guide, in their order, give a tested endpoint that serves."""
+    text = README.read_text(encoding="utf-8")
+    guide = text.partition("## From an empty folder")[2].partition("\n## ")[0]
 
-    assert "2 passed" in run.stdout, run.stdout
+    for path, language, block in BLOCK.findall(guide):
+        if path:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(block, encoding="utf-8")
+        elif language == "sh":
+            output = _shell(tmp_path, block)
+    with running(["tenantry", "serve", "--bind", "{bind}", "--workers", "1"], tmp_path) as server:
+        page, content = server.get("/acme/notes/")
+        _, notes = server.get("/acme/notes.json")
+
+    assert '{"notes": ["Buy tea"]}' in output
+    assert (200, True) == (page.status, b"<li>Buy tea</li>" in content)
+    assert b'{"notes": ["Buy tea"]}\n' == notes
+    assert "4 passed" in _shell(tmp_path, "pytest notes -W error --strict-markers")
+
+
+def _shell(folder: Path, commands: str) -> str:
+    """Run commands as a reader of the guide does, and return what they print."""
+    programs = str(Path(sys.executable).parent)
+    environ = {
+        "PATH": os.pathsep.join([programs, os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTEST_ADDOPTS": "-p tenantry.testing",  # works without an installed entry point, too
+    }
+    run = subprocess.run(
+        ["bash", "-e", "-c", commands],
+        cwd=folder, env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 0 == run.returncode, run.stdout + run.stderr
+    return run.stdout
