@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 
-from tenantry.app.factory import check_app, close_app, create_app
+from tenantry.app.factory import close_app, create_app
+from tenantry.app.probe import check_app
 from tenantry.app.process_resources import ProcessResources
 from tenantry.app.stack import build_stack
 from tenantry.app.tenant_context import context_apps

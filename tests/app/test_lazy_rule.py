@@ -6,7 +6,7 @@ import pytest
 from flask import Flask, url_for
 from werkzeug.routing import BuildError, Rule
 
-from tenantry.app.factory import TenantApp
+from tenantry.app.flask_classes import TenantApp
 from tenantry.app.lazy_rule import LazyRule
 
 RULES: list[tuple[str, dict[str, Any]]] = [

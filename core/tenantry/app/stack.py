@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 
-from tenantry.app.factory import endpoint_finder
+from tenantry.app.probe import endpoint_finder
 from tenantry.app.process_resources import ProcessResources
 from tenantry.middleware.authentication import Authentication
 from tenantry.middleware.body_limit import BodyLimit

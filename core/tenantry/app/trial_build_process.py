@@ -12,7 +12,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from tenantry.app.factory import check_app, close_app, create_app
+from tenantry.app.factory import close_app, create_app
+from tenantry.app.probe import check_app
 from tenantry.endpoints.loading import describe_failure
 from tenantry.errors import EndpointError
 from tenantry.observability.redaction import secret_scope
