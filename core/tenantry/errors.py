@@ -3,6 +3,7 @@
 TenantryError                  something that an operator or a developer can fix
 ├── TenantFileError            a tenant file is rejected; holds every Problem
 │   └── TenantFileTimeoutError a tenant file did not finish in time
+├── ApplicationError           the `APP` of a tenant is missing, or gives no Flask app
 ├── EndpointError              an endpoint is missing or invalid, or fails to import or register
 └── UnknownTenantError         a command names a tenant that has no file
 """
@@ -65,6 +66,10 @@ class TenantFileError(TenantryError):
 
 class TenantFileTimeoutError(TenantFileError):
     """The code of a tenant file did not finish within the time limit."""
+
+
+class ApplicationError(TenantryError):
+    """The value of `APP` names no module, or no Flask app, or the app cannot be built."""
 
 
 class EndpointError(TenantryError):

@@ -8,7 +8,6 @@ PLANNED_KEYS = (
     "HOSTS",
     "OLD_HOSTS",
     "OLD_PREFIXES",
-    "APP",
     "MIGRATIONS",
     "ISOLATION",
     "WORKERS",

@@ -6,7 +6,6 @@ import pytest
 from flask import Flask, url_for
 from werkzeug.routing import BuildError, Rule
 
-from tenantry.app.flask_classes import TenantApp
 from tenantry.app.lazy_rule import LazyRule
 
 RULES: list[tuple[str, dict[str, Any]]] = [
@@ -86,7 +85,8 @@ def test_a_builder_is_compiled_once_and_on_first_use(
         return compile_builder(self, append_unknown)
 
     monkeypatch.setattr(Rule, "_compile_builder", noted)
-    app = TenantApp("acme")
+    app = Flask("acme", static_folder=None)
+    app.url_rule_class = LazyRule
     app.add_url_rule("/shop/<item>", "shop", lambda item: item)
     answer = app.test_client().get("/shop/x").text
     adapter = app.url_map.bind("localhost")

@@ -20,7 +20,7 @@ from tenantry.app.factory import close_app, create_app
 from tenantry.cli.list import describe_state, serving_rows
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.errors import DatabaseDownError
-from tenantry.database.session import database_of, db, open_database
+from tenantry.database.session import Database, add_database, database_of, db
 from tenantry.host import Host
 from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
 from tenantry.migrations.guard import MigrationGuard
@@ -174,7 +174,7 @@ def _clock() -> list[float]:
 def _app(tmp_path: Path) -> Flask:
     app = Flask("acme")
     url = f"sqlite:///{tmp_path}/acme.sqlite3"
-    open_database(app, "acme", SecretStr(url), ConnectionBudget(2, wait_s=0.1))
+    add_database(app, Database("acme", SecretStr(url), ConnectionBudget(2, wait_s=0.1)))
     return app
 
 
@@ -272,7 +272,8 @@ def test_the_first_request_that_misses_a_table_closes_the_guard(
     """After a downgrade, the first request that misses a table gets 503."""
     url = postgres_url if kind == "postgresql" else f"sqlite:///{tmp_path}/acme.sqlite3"
     app, now = Flask("acme"), [100.0]
-    database = open_database(app, "acme", SecretStr(url), ConnectionBudget(1, wait_s=0.1))
+    database = Database("acme", SecretStr(url), ConnectionBudget(1, wait_s=0.1))
+    add_database(app, database)
     target = migration_target("acme", url, read_branches([write_shop(first())], None), tmp_path)
     guard = MigrationGuard(target, database, is_default=is_default, clock=lambda: now[0])
     client = counting_client(guard, app)

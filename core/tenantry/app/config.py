@@ -1,4 +1,4 @@
-"""A Flask configuration that masks secrets in templates, logs and error reports.
+"""A Flask configuration that masks secrets, and in which the keys of a tenant file win.
 
 Flask passes `app.config` to every template, and log lines and error reports can contain its `repr`.
 Templates and the `repr` show `********` instead of a secret. Python code that reads `app.config`
@@ -7,7 +7,7 @@ gets the real values.
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from flask import Config
 
@@ -15,15 +15,90 @@ from tenantry.database.url import parse_database_url
 from tenantry.observability.redaction import MASK, SECRET_KEYS, redact_value
 
 
-class MaskedConfig(Config):
-    """A Flask configuration whose `repr` shows no secrets."""
+class TenantConfig(Config):
+    """A Flask configuration whose `repr` shows no secrets, and whose pinned keys never change.
+
+    An app assigns its own settings while it is built, in many ways. An assignment to a pinned key,
+    or its deletion, has no effect, as if the tenant file came after the app's settings.
+    """
 
     hidden: tuple[str, ...] = ()
     """Configuration keys that hold a secret, although their names do not suggest it."""
+    pinned: frozenset[str] = frozenset()
+    """The keys that keep their values."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in self.pinned:
+            super().__setitem__(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self.pinned:
+            super().__delitem__(key)
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
+        self.update(other)
+        return self
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set several keys, except pinned ones."""
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Remove a key unless it is pinned, and return its value."""
+        return self[key] if key in self.pinned else super().pop(key, *default)
 
     def __repr__(self) -> str:
         shown = {key: redact_value(key, value) for key, value in Shown(self).items()}
         return f"<{type(self).__name__} {shown!r}>"
+
+
+class FactoryArgument(Mapping[str, Any]):
+    """The configuration that a factory receives: a mapping whose keys are also attributes.
+
+    It contains the keys of the tenant file, and what the tenant always has: `APP_NAME`,
+    `URL_PREFIX`, `DATABASE_URI` and `SQLALCHEMY_DATABASE_URI`. Flask's `from_mapping` and
+    `from_object` accept it. A factory that expects the name of a configuration or a file instead
+    fails with an error that says what to write.
+    """
+
+    def __init__(self, config: TenantConfig) -> None:
+        keys = config.pinned | {"APP_NAME", "URL_PREFIX", "DATABASE_URI"}
+        self._values = {key: value for key, value in config.items() if key in keys}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            text = f"the tenant's configuration has no key {name!r}"
+            raise AttributeError(text, name=name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __dir__(self) -> list[str]:
+        return list(self._values)
+
+    def __repr__(self) -> str:
+        return f"<FactoryArgument {', '.join(self._values)}>"
+
+    def __hash__(self) -> int:
+        raise TypeError(_MISUSE.format("a name"))
+
+    def __fspath__(self) -> str:
+        raise ValueError(_MISUSE.format("a file"))  # `os.path.join` replaces a TypeError
+
+
+_MISUSE = (
+    "the factory uses its argument as {}, but the argument is the tenant's configuration; write "
+    "the argument in 'APP', as in \"shop:create_app('production')\""
+)
 
 
 class Shown(Mapping[str, Any]):
@@ -33,7 +108,7 @@ class Shown(Mapping[str, Any]):
     contain the key.
     """
 
-    def __init__(self, config: MaskedConfig) -> None:
+    def __init__(self, config: TenantConfig) -> None:
         self._config = config
 
     def __getitem__(self, key: str) -> Any:
@@ -59,3 +134,10 @@ def _known(config: Mapping[str, Any]) -> list[str]:
         known.append(parse_database_url(str(config.get("DATABASE_URI"))).password)
     texts = [one.decode("latin-1") if isinstance(one, bytes) else one for one in known]
     return [one for one in texts if isinstance(one, str) and one]
+
+
+def config_class_of(chosen: type[Config]) -> type[TenantConfig]:
+    """Return a class that adds the behavior of `TenantConfig` to the class that an app chose."""
+    if chosen is Config:
+        return TenantConfig
+    return type(chosen.__name__, (TenantConfig, chosen), {})

@@ -5,19 +5,22 @@ from types import ModuleType
 
 from flask import Flask
 
+from tenantry.app.config import FactoryArgument, TenantConfig
 from tenantry.app.config_objects import tenant_of
-from tenantry.app.flask_classes import TenantApp, TenantSessions
-from tenantry.app.log_handlers import Added, host_log
+from tenantry.app.log_handlers import LogWatch, host_log
+from tenantry.app.tenant_build import TenantApps, TenantBuild, apps_of, own_import_name
 from tenantry.database.budget import ConnectionBudget
-from tenantry.database.session import NoteQuery, close_database, open_database
+from tenantry.database.session import Database, NoteQuery
+from tenantry.endpoints.app_loading import load_app
+from tenantry.endpoints.app_reference import parse_app
 from tenantry.endpoints.loading import (
     LOADED_ENDPOINTS,
     load_endpoint,
     registration_errors,
-    unload_endpoints,
 )
-from tenantry.endpoints.plain_names import MODULES, resolve_plain_names, using
+from tenantry.endpoints.plain_names import resolve_plain_names, using
 from tenantry.endpoints.signal_receivers import confine_receivers
+from tenantry.errors import ApplicationError
 from tenantry.files.memory_budget import (
     DECODING_BYTES,
     DECODING_MEMORY,
@@ -63,6 +66,7 @@ def create_app(
 
     Raises:
         TenantFileError: `config` is invalid. The error lists every problem of the configuration.
+        ApplicationError: `APP` gives no Flask app.
         EndpointError: an endpoint does not exist, or its import or registration fails.
     """
     lock_library_functions()
@@ -70,39 +74,76 @@ def create_app(
     confine_receivers()
     data_dir = (data_dir or read_settings().data_dir).absolute()
     tenant = config if isinstance(config, Tenant) else tenant_of(config, data_dir)
-    app = _bare_app(tenant, data_dir / tenant.name)
-    budget = budget or ConnectionBudget(read_settings().db_connections)
-    open_database(
-        app,
+    folder = data_dir / tenant.name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite creates no folder
+    database = Database(
         tenant.name,
         tenant.database_uri,
-        budget,
+        budget or ConnectionBudget(read_settings().db_connections),
         note_query,
         options=tenant.database_options,
     )
-    app.extensions[DECODING_MEMORY] = decoding_memory or MemoryBudget(
-        DECODING_BYTES, DECODING_WAIT_S
-    )
-    app.extensions[LOADED_ENDPOINTS] = []
-    modules = app.private_modules = PrivateModules(tenant.name, sources, app_dir=tenant.app_dir)
-    app.extensions[MODULES] = modules
-    added: list[Added] = []
+    modules = PrivateModules(tenant.name, sources, app_dir=tenant.app_dir)
+    apps = TenantApps(tenant.name, database, modules)
+    memory = decoding_memory or MemoryBudget(DECODING_BYTES, DECODING_WAIT_S)
     try:
-        with (
-            modules.building(),
-            using(modules),
-            secret_scope(app.config),
-            host_log.watching(tenant.name, added) as watch,
-        ):
-            guard = add_migration_guard(app, tenant, data_dir)
-            for name in tenant.blueprints:
-                watch.begin(name)
-                _add_endpoint(app, guard, name, modules)
+        return _built(TenantBuild(tenant, folder, apps), data_dir, memory)
     except BaseException:
-        app.log_handlers = tuple(added)
-        close_app(app)
+        apps.close()
         raise
-    app.log_handlers = tuple(added)
+
+
+def close_app(app: Flask) -> None:
+    """Free the resources of an app that serves no more requests. Idempotent."""
+    app.extensions.pop(LOADED_ENDPOINTS, None)
+    apps = apps_of(app)
+    if apps is not None:
+        apps.close()
+
+
+def _built(build: TenantBuild, data_dir: Path, memory: MemoryBudget) -> Flask:
+    tenant, modules = build.tenant, build.apps.modules
+    config = build.configure(TenantConfig(build.folder))
+    with (
+        modules.building(),
+        using(modules),
+        build.adopting(),
+        secret_scope(config),
+        host_log.watching(tenant.name, build.apps.log_handlers) as watch,
+    ):
+        app = _new_app(build) if tenant.app is None else _existing_app(build, tenant.app, watch)
+        app.extensions[DECODING_MEMORY] = memory
+        app.extensions[LOADED_ENDPOINTS] = []
+        guard = add_migration_guard(app, tenant, data_dir)
+        for name in tenant.blueprints:
+            watch.begin(name)
+            _add_endpoint(app, guard, name, modules)
+    return app
+
+
+def _new_app(build: TenantBuild) -> Flask:
+    has_static = (build.folder / "static").is_dir()
+    return Flask(
+        own_import_name(build.tenant),
+        root_path=str(build.folder),
+        static_folder="static" if has_static else None,
+    )
+
+
+def _existing_app(build: TenantBuild, text: str, watch: LogWatch) -> Flask:
+    """Return the app that `APP` names.
+
+    Raises:
+        ApplicationError: the app cannot be loaded, or several tenants would share it.
+    """
+    watch.begin(text)
+    argument = FactoryArgument(build.configure(TenantConfig(build.folder)))
+    app = load_app(parse_app(text), build.apps.modules, argument)
+    if apps_of(app) is not build.apps:
+        raise ApplicationError(
+            f"application {text!r} is not created by the tenant's own code, so several tenants "
+            "would share it; create the Flask object in a module of the application."
+        )
     return app
 
 
@@ -115,32 +156,4 @@ def _add_endpoint(
         guard.protect(name, endpoint.blueprint)
     with registration_errors(name):
         app.register_blueprint(endpoint.blueprint)
-
-
-def close_app(app: Flask) -> None:
-    """Free the resources of an app that serves no more requests. Idempotent."""
-    app.extensions.pop(LOADED_ENDPOINTS, None)
-    if isinstance(app, TenantApp) and app.private_modules is not None:
-        unload_endpoints(app.private_modules)
-    close_database(app)
-    if isinstance(app, TenantApp):
-        added, app.log_handlers = app.log_handlers, ()
-        host_log.release(app.name.removeprefix("tenant."), added)
-
-
-def _bare_app(tenant: Tenant, folder: Path) -> TenantApp:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite creates no folder
-    app = TenantApp(
-        f"tenant.{tenant.name}",  # Flask names the app's logger after the app
-        root_path=str(folder),
-        instance_path=str(folder),
-        static_folder="static" if (folder / "static").is_dir() else None,
-    )
-    app.config["DEBUG"] = False  # otherwise, FLASK_DEBUG turns on debugging for all tenants
-    app.config["APPLICATION_ROOT"] = tenant.url_prefix
-    app.config["SESSION_COOKIE_NAME"] = f"session_{tenant.name}"
-    app.config["SESSION_COOKIE_SAMESITE"] = "Lax"
-    app.config.update(tenant.config())
-    app.config.hidden = tenant.keys_with_secrets
-    app.session_interface = TenantSessions(tenant.name)
-    return app
+    confine_receivers(app, name, modules)

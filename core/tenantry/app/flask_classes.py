@@ -1,10 +1,11 @@
-"""The classes of a tenant's Flask app: sessions, requests, responses and the app itself.
+"""What a tenant's Flask app has in place of Flask's own classes and methods.
 
-The classes share no mutable object between apps, and confine sessions to one tenant.
+The replacements confine sessions to one tenant, share no mutable object between apps, and never
+send back the `Host` header of a request.
 """
 
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from flask import Flask, Request, Response, request
@@ -13,12 +14,9 @@ from flask.templating import Environment
 from werkzeug.exceptions import Aborter, HTTPException
 from werkzeug.routing import RequestRedirect
 
-from tenantry.app.config import MaskedConfig, Shown
-from tenantry.app.lazy_rule import LazyRule
-from tenantry.app.log_handlers import Added
+from tenantry.app.config import Shown, TenantConfig
 from tenantry.http.conditions import ConditionalResponse
 from tenantry.http.environ import HEAD_CHECKED_FOR
-from tenantry.private_code.modules import PrivateModules
 
 
 class TenantSessions(SecureCookieSessionInterface):
@@ -88,46 +86,20 @@ class TenantResponse(ConditionalResponse, Response):
     """A response of a tenant's app, with conditional and range requests for static files."""
 
 
-class TenantApp(Flask):
-    """A Flask app that shares no mutable object with another app.
+def create_jinja_environment(app: Flask) -> Environment:
+    """Return a Jinja environment that masks secrets and shares no mutable object."""
+    environment = type(app).create_jinja_environment(app)
+    if isinstance(app.config, TenantConfig):
+        environment.globals["config"] = Shown(app.config)
+    key = "json.dumps_kwargs"  # this is the only mutable value in Jinja's policies
+    environment.policies[key] = dict(environment.policies[key])
+    return environment
 
-    The app never sends back the `Host` header of a request.
-    """
 
-    aborter_class = LazyAborter
-    config_class = MaskedConfig
-    config: MaskedConfig
-    log_handlers: tuple[Added, ...] = ()
-    """Log handlers that endpoints added while the app was built.
-
-    When the host closes the app, the host removes these log handlers, because the tenant's next app
-    uses the same loggers.
-    """
-    private_modules: PrivateModules | None = None
-    """The modules of the app's endpoints."""
-    request_class = TenantRequest
-    response_class = TenantResponse
-    url_rule_class = LazyRule
-
-    def make_shell_context(self) -> dict[str, Any]:
-        """Let code in `flask shell` import the tenant's private modules."""
-        context: dict[str, Any] = super().make_shell_context()
-        if self.private_modules is not None:
-            context["__builtins__"] = self.private_modules.builtins
-        return context
-
-    def create_jinja_environment(self) -> Environment:
-        """Return a Jinja environment that masks secrets and shares no mutable object."""
-        environment = super().create_jinja_environment()
-        environment.globals["config"] = Shown(self.config)
-        key = "json.dumps_kwargs"  # this is the only mutable value in Jinja's policies
-        environment.policies[key] = dict(environment.policies[key])
-        return environment
-
-    def raise_routing_exception(self, request: Request) -> NoReturn:
-        """Raise the routing exception of a request, with a relative redirect (RFC 9110 §10.2.2)."""
-        error = request.routing_exception
-        if isinstance(error, RequestRedirect):
-            _, _, path, query, _ = urlsplit(error.new_url)
-            error.new_url = urlunsplit(("", "", "/" + path.lstrip("/"), query, ""))
-        super().raise_routing_exception(request)
+def raise_routing_exception(app: Flask, request: Request) -> NoReturn:
+    """Raise the routing exception of a request, with a relative redirect (RFC 9110 §10.2.2)."""
+    error = request.routing_exception
+    if isinstance(error, RequestRedirect):
+        _, _, path, query, _ = urlsplit(error.new_url)
+        error.new_url = urlunsplit(("", "", "/" + path.lstrip("/"), query, ""))
+    type(app).raise_routing_exception(app, request)

@@ -1,6 +1,8 @@
 """Sends a new app its first request, and finds the endpoint of a request."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, got_request_exception
@@ -12,11 +14,20 @@ from tenantry.http.environ import HEAD_CHECKED_FOR
 from tenantry.tenants.model import Tenant
 
 
-def check_app(app: Flask) -> None:
-    """Send the app an `OPTIONS` request, which ends Flask's setup phase.
+@dataclass(frozen=True)
+class ProbeAnswer:
+    """The answer of an app to its first request. Any answer means that the app serves."""
+
+    status: int
+    error: BaseException | None = None
+    """The exception that the app has handled, or None."""
+
+
+def check_app(app: Flask) -> ProbeAnswer:
+    """Send the app an `OPTIONS` request, which ends Flask's setup phase, and return the answer.
 
     Raises:
-        BaseException: the exception that the app raised during the request.
+        BaseException: the app gave no answer.
     """
     raised: list[BaseException] = []
 
@@ -27,9 +38,15 @@ def check_app(app: Flask) -> None:
     checked = {HEAD_CHECKED_FOR: app.name}
     with got_request_exception.connected_to(note, app):
         client = Client(app.wsgi_app)
-        client.options("/", base_url=f"http://{host}/", environ_overrides=checked).close()
-    if raised:
-        raise raised[0]
+        try:
+            answer = client.options("/", base_url=f"http://{host}/", environ_overrides=checked)
+        except Exception as error:
+            if error not in raised:
+                raise
+            # With `DEBUG` or `TESTING`, Flask raises an exception that it has handled.
+            return ProbeAnswer(HTTPStatus.INTERNAL_SERVER_ERROR, error)
+        answer.close()
+    return ProbeAnswer(answer.status_code, raised[0] if raised else None)
 
 
 def endpoint_finder(app: Flask, tenant: Tenant) -> Callable[[dict[str, Any]], str | None]:

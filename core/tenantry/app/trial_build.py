@@ -42,8 +42,20 @@ On an idle machine, importing Flask takes 0.5 s.
 EXIT_TIMEOUT_S = 1.0
 """How long to wait for the exit status of a child process that has closed its pipe."""
 
+APP = "APP"
+"""The key of the part of a tenant that is an existing application."""
+
 Routes = tuple[str, ...]
 """The routes of a tenant without its URL prefix, such as `GET /images/`."""
+
+
+@dataclass(frozen=True)
+class TrialSuccess:
+    """Describes a tenant that can be built."""
+
+    routes: Routes
+    note: str = ""
+    """What an operator should know about the app; usually empty."""
 
 
 @dataclass(frozen=True)
@@ -51,74 +63,111 @@ class TrialFailure:
     """Describes why a tenant cannot be built."""
 
     text: str
-    endpoint: str | None = None
-    """The endpoint that caused the failure, or None."""
+    part: str | None = None
+    """The endpoint that caused the failure, or `APP`, or None."""
     is_fatal: bool = False
     """Whether the build ended or hung the child process."""
 
 
-def find_build_problems(
-    tenants: Sequence[Tenant], data_dir: Path, *, only_endpoints: bool = False
-) -> Iterator[tuple[Tenant, Problem]]:
-    """Build each tenant, and yield the problems that occur.
+@dataclass(frozen=True)
+class TrialReport:
+    """What the trial builds of several tenants have found."""
 
-    Each endpoint is first built alone, in the first tenant that enables it. Therefore, an endpoint
-    that hangs takes `BUILD_TIMEOUT_S` only once, even if many tenants enable it.
+    problems: Sequence[tuple[Tenant, Problem]]
+    notes: Sequence[tuple[Tenant, Problem]]
+    """Facts that do not prevent the host from serving the tenant."""
+
+
+def try_builds(
+    tenants: Sequence[Tenant], data_dir: Path, *, only_parts: bool = False
+) -> TrialReport:
+    """Build each tenant, and return the problems that occur.
+
+    Each endpoint and each application is first built alone, for the first tenant that has it.
+    Therefore, an endpoint that hangs takes `BUILD_TIMEOUT_S` only once, even if many tenants enable
+    it.
 
     Args:
         tenants: The tenants to build.
         data_dir: The host's data folder.
-        only_endpoints: Build only the tenants that enable an endpoint whose own build failed.
+        only_parts: Build only the tenants with an endpoint or application whose own build failed.
     """
-    firsts = {name: tenant for tenant in reversed(tenants) for name in tenant.blueprints}
-    trials = [
-        tenant.model_copy(update={"blueprints": (name,)}) for name, tenant in sorted(firsts.items())
-    ]
-    failed = {
-        trial.blueprints[0]: result
-        for trial, result in zip(trials, _build_all(trials, data_dir), strict=True)
-        if isinstance(result, TrialFailure)
-    }
-    fatal = {name: failure for name, failure in failed.items() if failure.is_fatal}
+    parts = {tenant.name: _parts(tenant) for tenant in tenants}
+    firsts = {part: trial for name in reversed(parts) for part, trial in parts[name].items()}
+    results = dict(zip(firsts, _build_all([*firsts.values()], data_dir), strict=True))
+    failed = {part: one for part, one in results.items() if isinstance(one, TrialFailure)}
+    fatal = {part: failure for part, failure in failed.items() if failure.is_fatal}
     to_build = [
         tenant
         for tenant in tenants
-        if not fatal.keys() & {*tenant.blueprints}
-        and (not only_endpoints or failed.keys() & {*tenant.blueprints})
+        if not fatal.keys() & parts[tenant.name].keys()
+        and (not only_parts or failed.keys() & parts[tenant.name].keys())
     ]
     names = [tenant.name for tenant in to_build]
-    results = dict(zip(names, _build_all(to_build, data_dir), strict=True))
-    for tenant in tenants:
-        for problem in _problems(tenant, results.get(tenant.name), fatal):
-            yield tenant, problem
+    built = dict(zip(names, _build_all(to_build, data_dir), strict=True))
+    return TrialReport(
+        [
+            (tenant, problem)
+            for tenant in tenants
+            for problem in _problems(tenant, built.get(tenant.name), fatal)
+        ],
+        [
+            (tenant, Problem(tenant.file, f"{one.note}.", APP if tenant.app else "BLUEPRINTS"))
+            for tenant in to_build
+            if isinstance(one := built[tenant.name], TrialSuccess) and one.note
+        ],
+    )
 
 
 def find_routes(tenants: Sequence[Tenant], data_dir: Path) -> list[Routes]:
     """Return the routes of each tenant. A tenant that cannot be built has no routes."""
     results = _build_all(tenants, data_dir)
-    return [() if isinstance(result, TrialFailure) else result for result in results]
+    return [() if isinstance(result, TrialFailure) else result.routes for result in results]
+
+
+def _parts(tenant: Tenant) -> dict[str, Tenant]:
+    """Return a copy of a tenant for each of its endpoints, and one for its application.
+
+    The keys are the same for all tenants that have the same endpoint or application.
+    """
+    parts = {
+        name: tenant.model_copy(update={"blueprints": (name,), "app": None})
+        for name in tenant.blueprints
+    }
+    if tenant.app is not None:
+        parts[_app_part(tenant)] = tenant.model_copy(update={"blueprints": ()})
+    return parts
+
+
+def _app_part(tenant: Tenant) -> str:
+    return f"{tenant.app} in {tenant.app_dir}"
 
 
 def _problems(
-    tenant: Tenant, result: TrialFailure | Routes | None, fatal: Mapping[str, TrialFailure]
+    tenant: Tenant, result: TrialFailure | TrialSuccess | None, fatal: Mapping[str, TrialFailure]
 ) -> Iterator[Problem]:
     for index, name in enumerate(tenant.blueprints):
         if name in fatal:
             text = f"endpoint {name!r} {fatal[name].text}; fix the endpoint."
             yield Problem(tenant.file, text, f"BLUEPRINTS[{index}]")
+    if tenant.app is not None and _app_part(tenant) in fatal:
+        text = f"application {tenant.app!r} {fatal[_app_part(tenant)].text}; fix the application."
+        yield Problem(tenant.file, text, APP)
     if not isinstance(result, TrialFailure):
         return
-    if result.endpoint in tenant.blueprints:
-        index = tenant.blueprints.index(result.endpoint)
+    if result.part == APP:
+        yield Problem(tenant.file, result.text, APP)
+    elif result.part in tenant.blueprints:
+        index = tenant.blueprints.index(result.part)
         yield Problem(tenant.file, result.text, f"BLUEPRINTS[{index}]")
     else:
         remedy = f"for the traceback, run: tenantry get {tenant.url_prefix}/"
         yield Problem(tenant.file, f"cannot be built: {result.text.rstrip('.')}; {remedy}")
 
 
-def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure | Routes]:
+def _build_all(tenants: Sequence[Tenant], data_dir: Path) -> list[TrialFailure | TrialSuccess]:
     """Return the result of each tenant's trial build, in the order of `tenants`."""
-    results: list[TrialFailure | Routes] = []
+    results: list[TrialFailure | TrialSuccess] = []
     with throw_away_folder() as folder:
         trials = [moved(tenant, data_dir, folder) for tenant in tenants]
         while len(results) < len(trials):
@@ -187,16 +236,16 @@ class _Child:
         """
         return self._next_answer(START_TIMEOUT_S) == b"{}"
 
-    def results(self) -> Iterator[TrialFailure | Routes]:
+    def results(self) -> Iterator[TrialFailure | TrialSuccess]:
         """Yield the result of each build, up to the first build that ends or hangs the process."""
         for _ in self._tenants:
             line = self._next_answer(BUILD_TIMEOUT_S)
             try:
                 answer = json.loads(line or b"")
                 result = (
-                    tuple(map(str, answer["routes"]))
+                    TrialSuccess(tuple(map(str, answer["routes"])), str(answer["note"]))
                     if "routes" in answer
-                    else TrialFailure(answer["text"], answer["endpoint"])
+                    else TrialFailure(answer["text"], answer["part"])
                 )
             except (ValueError, LookupError, TypeError):  # the output is not a valid line
                 yield TrialFailure(self._describe_end(), is_fatal=True)

@@ -2,20 +2,22 @@
 
 The child process reads the pickled tenants and the data folder from stdin, and writes `{}` to
 stdout. After each build, the child process writes a line with a JSON object. The JSON object
-contains `routes` or, if the build failed, `text` and `endpoint`.
+contains `routes` and `note` or, if the build failed, `text` and `part`.
 """
 
 import gc
 import json
 import os
 import pickle
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from tenantry.app.factory import close_app, create_app
-from tenantry.app.probe import check_app
+from tenantry.app.probe import ProbeAnswer, check_app
+from tenantry.app.trial_build import APP
 from tenantry.endpoints.loading import describe_failure
-from tenantry.errors import EndpointError
+from tenantry.errors import ApplicationError, EndpointError
 from tenantry.observability.redaction import secret_scope
 from tenantry.tenants.loader_child import read_frame
 from tenantry.tenants.model import Tenant
@@ -50,7 +52,7 @@ def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
                 # Creating a context makes Flask report an invalid value, such as SERVER_NAME = 7.
                 with app.test_request_context():
                     pass
-                check_app(app)
+                note = _note(check_app(app))
             routes = [
                 f"{method} {rule.rule}"
                 for rule in app.url_map.iter_rules()
@@ -59,7 +61,17 @@ def build(tenant: Tenant, data_dir: Path) -> dict[str, Any]:
         finally:
             close_app(app)
     except EndpointError as error:
-        return {"text": str(error), "endpoint": error.name}
+        return {"text": str(error), "part": error.name}
+    except ApplicationError as error:
+        return {"text": str(error), "part": APP}
     except BaseException as error:  # noqa: BLE001 - an app may raise anything
-        return {"text": describe_failure(error, tenant.blueprints), "endpoint": None}
-    return {"routes": routes}
+        return {"text": describe_failure(error, tenant.blueprints), "part": None}
+    return {"routes": routes, "note": note}
+
+
+def _note(answer: ProbeAnswer) -> str:
+    """Return what an operator should know about an answer, without secrets, or ""."""
+    if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ""
+    reason = "" if answer.error is None else f": {describe_failure(answer.error, ())}"
+    return f"answers the host's first request, OPTIONS /, with {answer.status}{reason}"

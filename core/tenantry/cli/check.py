@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tenantry.app.trial_build import find_build_problems
+from tenantry.app.trial_build import TrialReport, try_builds
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import count, examples, json_option, print_json
@@ -47,7 +47,8 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
     database, and print one line for each problem. The exit code is 1 if a tenant has a problem.
 
     Lines that begin with "note:" do not change the exit code. Notes name code that other users of
-    the machine can change, and data that other users can read.
+    the machine can change, data that other users can read, and apps that answer their first request
+    with 500.
     """
     settings = read_settings()
     catalogue = scan_tenants(settings)
@@ -56,8 +57,10 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
         if name not in known:
             raise UnknownTenantError(name, known)
     chosen = set(names) or {*known} - {tenant.name for tenant in catalogue.disabled}
-    problems = find_problems(settings, catalogue, chosen)
-    notes = find_notes(settings, [one for one in catalogue.tenants if one.name in chosen])
+    tenants = [tenant for tenant in catalogue.tenants if tenant.name in chosen]
+    built = try_builds(tenants, settings.data_dir)
+    problems = find_problems(settings, catalogue, chosen, built)
+    notes = find_notes(settings, tenants, built)
     if is_json:
         shown, noted = (
             [_problem_as_json(name, problem) for name, problem in found]
@@ -75,11 +78,11 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
 
 
 def find_problems(
-    settings: HostSettings, catalogue: Catalogue, names: set[str]
+    settings: HostSettings, catalogue: Catalogue, names: set[str], built: TrialReport
 ) -> list[tuple[str, Problem]]:
     """Return pairs of a tenant's name and a problem, sorted by name.
 
-    The function builds each valid tenant, and connects to each database once.
+    The function connects to each database once.
     """
     problems = [
         (tenant.name, problem)
@@ -88,10 +91,7 @@ def find_problems(
         if tenant.name in names
     ]
     tenants = [tenant for tenant in catalogue.tenants if tenant.name in names]
-    problems += [
-        (tenant.name, problem)
-        for tenant, problem in find_build_problems(tenants, settings.data_dir)
-    ]
+    problems += [(tenant.name, problem) for tenant, problem in built.problems]
     problems += [
         (tenant.name, Problem(tenant.file, f"{text}.", key))
         for tenant in tenants
@@ -108,12 +108,15 @@ def find_problems(
     return sorted(problems, key=lambda pair: pair[0])
 
 
-def find_notes(settings: HostSettings, tenants: Sequence[Tenant]) -> list[tuple[str, Problem]]:
+def find_notes(
+    settings: HostSettings, tenants: Sequence[Tenant], built: TrialReport
+) -> list[tuple[str, Problem]]:
     """Return notes, which an operator may ignore, as pairs of a tenant's name and a note.
 
     A note that concerns the whole host has an empty name.
     """
     notes = [("", note) for note in find_shared_variables()]
+    notes += [(tenant.name, note) for tenant, note in built.notes]
     notes += find_writers(tenants, settings.tenants_dir)
     notes += find_open_data(tenants, settings.data_dir)
     notes += [(name, describe_leftover(settings, name)) for name in find_leftovers(settings)]

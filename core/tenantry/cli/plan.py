@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from tenantry.app.trial_build import find_build_problems, find_routes
+from tenantry.app.trial_build import find_routes, try_builds
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.leftovers import print_leftovers
 from tenantry.cli.output import examples, json_option, print_json
@@ -71,7 +71,7 @@ def command(against: Path | None, save: Path | None, is_json: bool) -> None:
         salt, old = read_snapshot(against)
     elif save is None:
         old = read_served_tenants(settings, salt)
-    new, problems = read_folder(settings, salt, old, only_endpoints=save is not None)
+    new, problems = read_folder(settings, salt, old, only_parts=save is not None)
     changes: list[Change] = []
     if save is not None:
         _save(save, salt, {name: new[name] for name in new.keys() - problems})
@@ -118,7 +118,7 @@ def read_served_tenants(settings: HostSettings, salt: str) -> dict[str, Any]:
 
 
 def read_folder(
-    settings: HostSettings, salt: str, old: Mapping[str, Any], *, only_endpoints: bool
+    settings: HostSettings, salt: str, old: Mapping[str, Any], *, only_parts: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return descriptions of the valid tenants, and the problems of each tenant."""
 
@@ -139,7 +139,7 @@ def read_folder(
     }
     new = {name: describe(tenant, salt) for name, tenant in tenants.items()}
     changed = [tenants[name] for name in new if new[name] != old.get(name)]
-    problems = _file_problems(settings, catalogue, changed, only_endpoints=only_endpoints)
+    problems = _file_problems(settings, catalogue, changed, only_parts=only_parts)
     problems |= {
         name: str(Problem(tenants[name].file, text, "URL_PREFIX"))
         for name, text in find_blocked_moves(old, new, problems).items()
@@ -149,15 +149,15 @@ def read_folder(
 
 
 def _file_problems(
-    settings: HostSettings, catalogue: Catalogue, changed: Sequence[Tenant], *, only_endpoints: bool
+    settings: HostSettings, catalogue: Catalogue, changed: Sequence[Tenant], *, only_parts: bool
 ) -> dict[str, str]:
     """Return the reasons for each tenant whose newest file the host would not serve."""
     found: dict[str, list[str]] = {}
     for rejected in catalogue.rejected:
         if not effective_operator_state(settings.data_dir, rejected.name)[0].is_disabled:
             found.setdefault(rejected.name, []).extend(map(str, rejected.problems))
-    built = find_build_problems(changed, settings.data_dir, only_endpoints=only_endpoints)
-    for tenant, problem in built:
+    built = try_builds(changed, settings.data_dir, only_parts=only_parts)
+    for tenant, problem in built.problems:
         found.setdefault(tenant.name, []).append(str(problem))
     return {name: " ".join(reasons) for name, reasons in found.items()}
 
@@ -174,7 +174,7 @@ def _route_finder(
             tuple(side[name]["endpoints"])
             for name in (old.keys() & new.keys()) - {*problems}
             for side in (old, new)
-            if old[name]["endpoints"] != new[name]["endpoints"]
+            if side[name]["endpoints"] and old[name]["endpoints"] != new[name]["endpoints"]
         }
     )
     with TemporaryDirectory() as folder:
@@ -188,4 +188,4 @@ def _route_finder(
         ]
         found = find_routes(trials, Path(folder)) if trials else []
     routes = dict(zip(wanted, found, strict=True))
-    return lambda endpoints: routes[tuple(endpoints)]
+    return lambda endpoints: routes.get(tuple(endpoints), ())

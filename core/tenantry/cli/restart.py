@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tenantry.app.trial_build import find_build_problems
+from tenantry.app.trial_build import try_builds
 from tenantry.cli.output import count, examples
 from tenantry.errors import TenantryError
 from tenantry.migrations.trial import find_migration_problems
@@ -85,7 +85,7 @@ def _find_lost_tenants(
         if last_good.content(rejected.name) is None
         for problem in rejected.problems
     ]
-    built = find_build_problems(catalogue.tenants, settings.data_dir, only_endpoints=True)
+    built = try_builds(catalogue.tenants, settings.data_dir, only_parts=True).problems
     found += [(tenant.name, problem) for tenant, problem in built]
     migrated = find_migration_problems(catalogue.tenants, settings.data_dir)
     found += [(tenant.name, problem) for tenant, problem in migrated]

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from tenantry.app.trial_build import find_build_problems
+from tenantry.app.trial_build import try_builds
 from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import count, examples
 from tenantry.errors import Problem, TenantryError
@@ -113,5 +113,5 @@ def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> lis
 
 
 def _endpoint_problems(settings: HostSettings, catalogue: Catalogue) -> list[Problem]:
-    found = find_build_problems(catalogue.tenants, settings.data_dir, only_endpoints=True)
-    return [problem for _, problem in found]
+    found = try_builds(catalogue.tenants, settings.data_dir, only_parts=True)
+    return [problem for _, problem in found.problems]

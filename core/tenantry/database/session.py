@@ -99,20 +99,10 @@ class Database:
         return make_engine(self.owner, url, self._budget, note_query, options=self._options)
 
 
-def open_database(
-    app: Flask,
-    owner: str,
-    url: SecretStr,
-    budget: ConnectionBudget,
-    note_query: NoteQuery | None = None,
-    *,
-    options: Mapping[str, Any] = NO_OPTIONS,
-) -> Database:
-    """Add a database to an app, without connecting to it."""
-    database = Database(owner, url, budget, note_query, options=options)
+def add_database(app: Flask, database: Database) -> None:
+    """Make a database the database of an app. Several apps of a tenant can share a database."""
     app.extensions[_EXTENSION] = database
     app.teardown_appcontext(_close_session)
-    return database
 
 
 def database_of(app: Flask) -> Database:

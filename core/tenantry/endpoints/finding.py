@@ -8,6 +8,7 @@ import os
 import pkgutil
 import shlex
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -81,7 +82,12 @@ def _find_writable(
 ) -> Path | None:
     """Return a part of an endpoint's code that every user can change, as it is in this second."""
     del folders, second
-    for path in code_paths(name, app_dir):
+    return find_writable(code_paths(name, app_dir))
+
+
+def find_writable(paths: Iterable[Path]) -> Path | None:
+    """Return the first path that every user of the machine can change, or None."""
+    for path in paths:
         with suppress(FileNotFoundError):  # an editor replaces the file
             if is_writable_by_all(path):
                 return path
@@ -94,8 +100,11 @@ def code_paths(name: str, app_dir: str | None) -> list[Path]:
     For an endpoint that comes with Tenantry, the result is empty, because the code belongs to
     Tenantry.
     """
-    if package_of(name) != name:
-        return []
+    return package_paths(name, app_dir) if package_of(name) == name else []
+
+
+def package_paths(name: str, app_dir: str | None) -> list[Path]:
+    """Return a package's modules and folders, and the folder that holds them all."""
     paths: list[Path] = []
     for package in map(Path, folders_of(name, app_dir)):
         parents = package.parents[: name.count(".") + 1]

@@ -89,7 +89,8 @@ def describe_failure(error: BaseException, endpoints: Sequence[str]) -> str:
     """Describe why a tenant cannot be built, on one line and without secrets.
 
     If an endpoint raised the error, the text names the line, as in `ValueError: no driver (endpoint
-    'shop', blueprint.py:3)`. Tenantry's own errors are described without their type and line.
+    'shop', blueprint.py:3)`. If other code of the tenant raised the error, the text names only the
+    line. Tenantry's own errors are described without their type and line.
     """
     if isinstance(error, TenantryError):
         return one_line_in_scope(error)
@@ -97,7 +98,8 @@ def describe_failure(error: BaseException, endpoints: Sequence[str]) -> str:
     for name in endpoints:
         if place := _location(error, package_of(name)):
             return f"{text} (endpoint {name!r}, {place})"
-    return text
+    place = _location(error)
+    return f"{text} ({place})" if place else text
 
 
 def _failure(name: str, what: str, error: BaseException) -> str:
@@ -108,15 +110,22 @@ def _failure(name: str, what: str, error: BaseException) -> str:
     return f"endpoint {name!r} {what}: {text}{f' ({place})' if place else ''}; {remedy}."
 
 
-def _location(error: BaseException, package: str) -> str:
-    """Return the innermost line of the endpoint's code in a traceback, such as `resources.py:3`."""
+def _location(error: BaseException, package: str = "") -> str:
+    """Return the innermost line of tenant code in a traceback, such as `resources.py:3`.
+
+    Args:
+        error: the exception.
+        package: the package of the code; empty for all private modules.
+    """
     location = ""
     if isinstance(error, SyntaxError):
         # A SyntaxError names the line itself, because the traceback ends at the import.
         return location
     for frame, line in traceback.walk_tb(error.__traceback__):
-        module = plain_name(frame.f_globals.get("__name__", ""))
-        if module == package or module.startswith(f"{package}."):
+        name = frame.f_globals.get("__name__", "")
+        module = plain_name(name)
+        is_inside = module == package or module.startswith(f"{package}.")
+        if is_inside if package else owner_of(name):
             location = f"{Path(frame.f_code.co_filename).name}:{line}"
     return location
 

@@ -8,6 +8,8 @@ other tenants, even if two tenants have the same `SECRET_KEY`. Tokens that were 
 from flask import current_app
 from itsdangerous import URLSafeTimedSerializer
 
+from tenantry.database.session import database_of
+
 
 def serializer(purpose: str) -> URLSafeTimedSerializer:
     """Return an object that signs and verifies tokens of the current app for one purpose.
@@ -22,5 +24,6 @@ def serializer(purpose: str) -> URLSafeTimedSerializer:
     config = current_app.config
     # The library itsdangerous signs with the last key, so `SECRET_KEY` comes after the fallbacks.
     keys = [*(config["SECRET_KEY_FALLBACKS"] or ()), config["SECRET_KEY"]]
-    salt = f"tenantry.token.{current_app.import_name}.{purpose}"
+    tenant = database_of(current_app).owner
+    salt = f"tenantry.token.tenant.{tenant}.{purpose}"
     return URLSafeTimedSerializer(keys, salt=salt)

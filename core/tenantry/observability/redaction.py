@@ -78,7 +78,7 @@ def secrets_in(config: Config) -> list[str]:
     """Return the secrets in an app's configuration.
 
     Secrets are the values of keys with secret names, the values of the keys in `config.hidden` (see
-    `MaskedConfig`), and the passwords and tokens in URLs.
+    `TenantConfig`), and the passwords and tokens in URLs.
     """
     keys = {*SECRET_KEYS, *getattr(config, "hidden", ())}
     found: set[str] = set()

@@ -116,18 +116,17 @@ class PrivateModules:
 
     def is_private(self, plain: str) -> bool:
         """Whether the plain name means a private module in the tenant's code."""
-        return self._is_in_packages(plain) or (
-            self.app_dir is not None and self._has_top(plain.partition(".")[0])
-        )
+        return self._is_in_packages(plain) or self.is_in_app_dir(plain.partition(".")[0])
 
     def _is_in_packages(self, plain: str) -> bool:
         return any(plain == one or plain.startswith(f"{one}.") for one in self.packages)
 
-    def _has_top(self, top: str) -> bool:
-        assert self.app_dir is not None  # noqa: S101 - the caller has checked
+    def is_in_app_dir(self, top: str) -> bool:
+        """Whether a top-level name means a module in `APP_DIR`."""
         found = self._is_in_app_dir.get(top)
         if found is None:
-            found = self._is_in_app_dir[top] = is_in_folder(top, self.app_dir)
+            found = self.app_dir is not None and is_in_folder(top, self.app_dir)
+            self._is_in_app_dir[top] = found
         return found
 
     def load(self, plain: str) -> ModuleType:

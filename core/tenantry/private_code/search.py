@@ -40,26 +40,35 @@ def is_in_folder(top: str, folder: str) -> bool:
 def folders_of(package: str, app_dir: str | None) -> list[str]:
     """Return the folders of a package, or no folders if the package does not exist.
 
-    The folder `app_dir` comes before `sys.path`. A tenant file can name any package, but the code
-    of that package must not run in a serving process. Therefore, this function does not call
-    `importlib.util.find_spec`, which would import the parent packages.
+    The folder `app_dir` comes before `sys.path`.
     """
-    top, *rest = package.split(".")
+    spec = find_from(package, app_dir)
+    return [] if spec is None else list(spec.submodule_search_locations or ())
+
+
+def find_from(name: str, app_dir: str | None) -> importlib.machinery.ModuleSpec | None:
+    """Return the spec of a module in `app_dir` or on `sys.path`, or None if there is none.
+
+    A tenant file can name any module, but the code of that module must not run in a serving
+    process. Therefore, this function does not call `importlib.util.find_spec`, which would import
+    the parent packages.
+    """
+    top, *rest = name.split(".")
     try:
         if app_dir is not None and is_in_folder(top, app_dir):
             spec = find_module(top, [app_dir])
         else:
             spec = importlib.util.find_spec(top)
     except ValueError:  # the module has no spec, such as `__main__`
-        return []
+        return None
     path = top
     for part in rest:
         folders = None if spec is None else spec.submodule_search_locations
         if folders is None:
-            return []
+            return None
         path = f"{path}.{part}"
         spec = find_module(path, list(folders))
-    return [] if spec is None else list(spec.submodule_search_locations or ())
+    return spec
 
 
 def is_newer_than_snapshot(plain: str, folders: Sequence[str]) -> bool:

@@ -56,7 +56,7 @@ def describe(tenant: Tenant, salt: str) -> dict[str, Any]:
         secrets.append(tenant.database_url.password)
     keys = {}
     for key, value in config.items():
-        if key == "APP_DIR" and not tenant.has_own_app_dir:
+        if key == "APP_DIR" and "APP_DIR" not in tenant.keys_set:
             continue  # the default depends on the folder in which a command starts
         is_secret = key in tenant.keys_with_secrets
         shown = MASK if is_secret else redact_value(key, value, secrets)
@@ -99,13 +99,22 @@ def compare(
             if name in old:
                 changes.append(Change(name, "stays", f"stays as it is: {rejected[name]}"))
         elif name not in old:
-            text = f"new at {new[name]['prefix']}, endpoints {', '.join(new[name]['endpoints'])}"
+            text = f"new at {new[name]['prefix']}, {_parts(new[name])}"
             changes.append(Change(name, "added", text))
         elif name not in new:
             changes.append(Change(name, "removed", f"gone from {old[name]['prefix']}"))
         else:
             changes += _differences(name, old[name], new[name], routes)
     return changes
+
+
+def _parts(description: Description) -> str:
+    """Return the application and the endpoints of a new tenant."""
+    app = description["keys"].get("APP", "None")
+    parts = [] if app == "None" else [f"application {app}"]
+    if description["endpoints"]:
+        parts.append(f"endpoints {', '.join(description['endpoints'])}")
+    return ", ".join(parts)
 
 
 def _differences(name: str, old: Description, new: Description, routes: Routes) -> Iterator[Change]:

@@ -24,6 +24,7 @@ from pydantic import (
 
 from tenantry.database.options import parse_options
 from tenantry.database.url import check_database_url, parse_database_url
+from tenantry.endpoints.app_reference import parse_app
 from tenantry.grammar import check_host_name, check_url_prefix
 from tenantry.tenants.clients import Clients, parse_clients
 from tenantry.tenants.openid import OpenId, parse_openid
@@ -95,6 +96,11 @@ def _check_app_dir(value: str) -> str:
     return str(path)
 
 
+def _check_app(value: str) -> str:
+    parse_app(value)
+    return value
+
+
 def _list_to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
@@ -122,7 +128,7 @@ class Tenant(BaseModel):
     keys_with_secrets: tuple[str, ...] = Field(
         (), description="Keys that contain a value of `secret()`."
     )
-    has_own_app_dir: bool = Field(False, description="Whether the file sets `APP_DIR`.")
+    keys_set: tuple[str, ...] = Field((), description="Keys that the file sets.")
     flask: Mapping[str, Any] = Field(
         default_factory=dict,
         repr=False,
@@ -170,18 +176,27 @@ class Tenant(BaseModel):
         '`{"prepare_threshold": None}` behind a connection pooler in transaction mode.',
         json_schema_extra={"default": "`{}`"},
     )
+    app: Annotated[str, AfterValidator(_check_app)] | None = Field(
+        None,
+        alias="APP",
+        examples=["shop:create_app"],
+        description="An existing Flask application, which becomes the tenant's app, in gunicorn's "
+        "notation: `shop.wsgi:app`, or `shop:create_app('x')` with literals. The endpoints in "
+        "`BLUEPRINTS` are registered on it.",
+        json_schema_extra={"default": "none"},
+    )
     blueprints: Annotated[tuple[str, ...], BeforeValidator(_list_to_tuple)] = Field(
         alias="BLUEPRINTS",
         examples=[["landing"]],
         description="Enabled endpoints. A short name, such as `landing`, is an endpoint that "
         "comes with Tenantry. Any other name is the import name of an endpoint package.",
-        json_schema_extra={"default": "required"},
+        json_schema_extra={"default": "required without `APP`"},
     )
     app_dir: Annotated[str, AfterValidator(_check_app_dir)] = Field(
         alias="APP_DIR",
         examples=["/srv/shop"],
-        description="Folder from which the tenant's own endpoints are imported. Every module in "
-        "this folder exists once for each tenant.",
+        description="Folder from which `APP` and the tenant's own endpoints are imported. Every "
+        "module in this folder exists once for each tenant.",
         json_schema_extra={"default": "host setting"},
     )
     enabled: bool = Field(
@@ -285,8 +300,9 @@ class Tenant(BaseModel):
 
     @field_validator("blueprints")
     @classmethod
-    def _check_blueprints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
+    def _check_blueprints(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        has_app = info.data.get("app", "invalid") is not None
+        if not value and not has_app:
             raise ValueError("expected at least one endpoint, like ['landing']")
         if len(value) > BLUEPRINTS_LIMIT:
             raise ValueError(

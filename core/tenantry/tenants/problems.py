@@ -141,7 +141,8 @@ def invalid_value(
         return
     remedy = _remedy(key, examples[key])
     if error["type"] == "missing":
-        yield Problem(file, f"is missing; {remedy}", key)
+        also = ", and so is 'APP'" if key == "BLUEPRINTS" else ""
+        yield Problem(file, f"is missing{also}; {remedy}", key)
         return
     place = key + "".join(f"[{part!r}]" for part in path if part != "[key]")
     value = error["input"] if path else values.get(key)
@@ -163,6 +164,8 @@ def _shorten(text: str) -> str:
 def _remedy(key: str, examples: list[Any] | None) -> str:
     if key == "SECRET_KEY":
         return 'write: from tenantry import secret, then: SECRET_KEY = secret("…").'
+    if key == "BLUEPRINTS":
+        return "write BLUEPRINTS = ['landing'], or for an existing application: APP = 'shop:app'."
     return f"write {key} = {examples[0]!r}." if examples else f"see '{key}' in tenants/README.md."
 
 

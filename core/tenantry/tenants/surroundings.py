@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tenantry.database.url import plain_file
+from tenantry.endpoints.app_reference import app_paths, parse_app
 from tenantry.endpoints.finding import code_paths
 from tenantry.errors import Problem
 from tenantry.files.permissions import OTHERS, describe_writers, find_open, is_replaceable
@@ -63,6 +64,10 @@ def find_writers(tenants: Sequence[Tenant], tenants_dir: Path) -> Iterator[tuple
         for endpoint in {(name, tenant.app_dir) for name in tenant.blueprints} - endpoints:
             endpoints.add(endpoint)
             owners |= dict.fromkeys(set(code_paths(*endpoint)) - owners.keys(), tenant.name)
+        if tenant.app is not None and (tenant.app, tenant.app_dir) not in endpoints:
+            endpoints.add((tenant.app, tenant.app_dir))
+            for path in app_paths(parse_app(tenant.app), tenant.app_dir):
+                owners.setdefault(path, tenant.name)
     for path, owner in owners.items():
         if writers := describe_writers(path):
             text = f"{writers} can change this code, which the host runs"

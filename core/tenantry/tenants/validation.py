@@ -3,6 +3,7 @@
 The module `uniqueness` compares the tenants with each other.
 """
 
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from tenantry.database.url import default_database_url
+from tenantry.endpoints.app_reference import find_app, parse_app
 from tenantry.endpoints.finding import find_endpoint
-from tenantry.errors import EndpointError, Problem, TenantFileError, TenantFileTimeoutError
+from tenantry.errors import (
+    ApplicationError,
+    EndpointError,
+    Problem,
+    TenantFileError,
+    TenantFileTimeoutError,
+)
 from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.observability.redaction import redact, redact_value, secrets_in
 from tenantry.settings import HostSettings
@@ -154,6 +162,7 @@ def validate_loaded(loaded: LoadedFile, settings: HostSettings) -> Tenant:
         reported = {problem.key for problem in problems}
         problems += [problem for problem in error.problems if problem.key not in reported]
     app_dir = str(settings.app_dir) if tenant is None else tenant.app_dir
+    problems += _missing_app(loaded.file, loaded.values.get("APP"), app_dir)
     problems += _missing_endpoints(loaded.file, _blueprints(loaded.values), app_dir)
     if tenant is None or problems:
         secrets = [*loaded.secrets, *secrets_in(loaded.values)]
@@ -206,12 +215,14 @@ def parse_tenant(
         "digest": digest,
         "flask": {key: value for key, value in values.items() if key not in known},
         "keys_with_secrets": _keys_with_secrets(values, secrets),
-        "has_own_app_dir": "APP_DIR" in values,
+        "keys_set": tuple(map(sys.intern, values)),
         "APP_NAME": name,
         "URL_PREFIX": prefix,
         "DATABASE_URI": default_database_url(data_dir, name),
         "APP_DIR": str((app_dir or Path()).absolute()),
     }
+    if "APP" in values:
+        fields["BLUEPRINTS"] = ()
     try:
         tenant = Tenant.model_validate(fields | {key: values[key] for key in known & values.keys()})
     except ValidationError as error:
@@ -267,6 +278,16 @@ def _blueprints(values: Mapping[str, Any]) -> Sequence[object]:
     if isinstance(blueprints, list | tuple) and len(blueprints) <= BLUEPRINTS_LIMIT:
         return blueprints
     return ()
+
+
+def _missing_app(file: str, app: object, app_dir: str) -> Iterator[Problem]:
+    try:
+        if isinstance(app, str):
+            find_app(parse_app(app), app_dir)
+    except ApplicationError as error:
+        yield Problem(file, str(error), "APP")
+    except ValueError:  # the model reports a value that is not in gunicorn's notation
+        return
 
 
 def _missing_endpoints(file: str, blueprints: Sequence[object], app_dir: str) -> Iterator[Problem]:
