@@ -56,8 +56,9 @@ class HostSettings(BaseSettings):
     app_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         Path(),
         validate_default=True,
-        description="Folder with your own endpoints. Each tenant has its own copy of every module "
-        "in this folder. A relative path is relative to the folder in which the host starts.",
+        description="Folder with your own applications and endpoints. Each tenant has its own copy "
+        "of every module in this folder. A relative path is relative to the folder in which the "
+        "host starts.",
         json_schema_extra={"default": "`.`"},
     )
     only: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -156,4 +156,3 @@ def _add_endpoint(
         guard.protect(name, endpoint.blueprint)
     with registration_errors(name):
         app.register_blueprint(endpoint.blueprint)
-    confine_receivers(app, name, modules)

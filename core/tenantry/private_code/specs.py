@@ -36,8 +36,7 @@ def find_private_spec(
         spec.submodule_search_locations = list(modules.sources.folders_of(plain, modules.app_dir))
         return spec
     if path is None:
-        in_app_dir = modules.app_dir is not None and modules.is_in_app_dir(plain)
-        found = find_module(plain, [modules.app_dir] if in_app_dir else None)
+        found = find_module(plain, [str(modules.app_dir)] * modules.is_in_app_dir(plain) or None)
     else:
         found = modules.sources.find(plain, path)
     if found is None:
