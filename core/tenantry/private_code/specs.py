@@ -36,7 +36,8 @@ def find_private_spec(
         spec.submodule_search_locations = list(modules.sources.folders_of(plain, modules.app_dir))
         return spec
     if path is None:
-        found = find_module(plain, [str(modules.app_dir)] * modules.is_in_app_dir(plain) or None)
+        folders = [str(modules.app_dir)] if modules.is_in_app_dir(plain) else None
+        found = find_module(plain, folders)
     else:
         found = modules.sources.find(plain, path)
     if found is None:
