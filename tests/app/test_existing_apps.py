@@ -2,9 +2,10 @@
 
 import io
 import json
+import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,21 @@ from tenantry.host import Host
 from tenantry.settings import HostSettings
 
 APPS = Path(__file__).parents[1] / "apps"
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """Enable the loggers that the logging setup in a Flask-Migrate `env.py` disables."""
+    before = {logger: logger.disabled for logger in loggers()}
+    yield
+    for logger in loggers():
+        logger.disabled = before.get(logger, False)
+
+
+def loggers() -> list[logging.Logger]:
+    """Return all loggers of the process."""
+    found = logging.root.manager.loggerDict.values()
+    return [logger for logger in found if isinstance(logger, logging.Logger)]
 
 
 class BufferedClient(Client):
