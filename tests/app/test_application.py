@@ -11,6 +11,8 @@ from werkzeug.test import Client, TestResponse
 from tenantry.app.factory import close_app, create_app
 from tenantry.app.probe import check_app
 from tenantry.errors import ApplicationError, TenantFileError
+from tenantry.host import Host
+from tenantry.tenants.clients import hash_client_key
 
 APPS = Path(__file__).parents[1] / "apps"
 KEY = "0123456789abcdef0123456789abcdef"
@@ -445,3 +447,27 @@ def test_a_failed_build_leaves_nothing_behind(project: Path, build: Build) -> No
 
     with pytest.raises(ApplicationError, match="late"):
         build("shop")
+
+
+def test_a_client_with_endpoints_uses_no_route_of_the_app(
+    project: Path, host: Host, write_tenant: Callable[..., Path]
+) -> None:
+    """A client that may use only some endpoints may use none of the application's own routes."""
+    write(project, "app = Flask(__name__)\napp.add_url_rule('/own', 'own', lambda: 'own')\n")
+    key = "k" * 40
+    hashed = hash_client_key(key)
+    clients = {
+        "all": hash_client_key(f"{key}-all"),
+        "one": {"key": hashed, "endpoints": ["landing"]},
+    }
+    write_tenant("acme", APP="shop", APP_DIR=str(project), CLIENTS=clients)
+    host.load()
+    client = Client(host)
+
+    found = [
+        client.get(path, headers={"X-API-Key": used}).status_code
+        for path in ("/acme/own", "/acme/")
+        for used in (key, f"{key}-all")
+    ]
+
+    assert [403, 200, 201, 201] == found

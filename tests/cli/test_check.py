@@ -209,3 +209,57 @@ def test_check_skips_a_disabled_tenant_unless_it_is_named(
     write_tenant("globex", ENABLED=False, RATE_LIMIT="often")
 
     assert [0, 1] == [tenantry("check").code, tenantry("check", "globex").code]
+
+
+def test_check_reports_each_problem_of_an_application(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
+) -> None:
+    """`check` names the tenant file, the key, what was found, and what to do, on one line each."""
+    (tmp_path / "shop.py").write_text(
+        "import os\n"
+        "from flask import Flask\n"
+        "app = Flask(__name__)\n"
+        "app.before_request(lambda: {}['x'])\n"
+        "def die(): os._exit(4)\n"
+    )
+    for name, app in {"a": "shp:app", "b": "shop:ap", "c": "shop:die", "d": "shop:app"}.items():
+        write_tenant(name, BLUEPRINTS=None, APP=app)
+    write_tenant("e", BLUEPRINTS=None)
+    clients = {"web": {"key": f"sha256:{'0' * 64}", "endpoints": ["shop"]}}
+    write_tenant("f", BLUEPRINTS=None, APP="shop", CLIENTS=clients)
+
+    lines = tenantry("check").out.splitlines()
+
+    assert [
+        (
+            f"tenants/a.py: 'APP': no module named 'shp' in {tmp_path} or among the installed "
+            "packages; correct the name, or set APP_DIR to the folder that contains the module."
+        ),
+        "tenants/b.py: 'APP': application 'shop:ap' has no 'ap'; write 'shop:app'.",
+        (
+            "tenants/c.py: 'APP': application 'shop:die' ends its process (exit code 4); fix the "
+            "application."
+        ),
+        (
+            "tenants/e.py: 'BLUEPRINTS': is missing, and so is 'APP'; write BLUEPRINTS = "
+            "['landing'], or for an existing application: APP = 'shop:app'."
+        ),
+        "tenants/f.py: 'CLIENTS['web']['endpoints'][0]': 'shop' is not in 'BLUEPRINTS'; remove it.",
+        (
+            "note: tenants/d.py: 'APP': answers the host's first request, OPTIONS /, with 500: "
+            "KeyError: 'x' (shop.py:4)."
+        ),
+    ] == [line for line in lines if "tenants/" in line and "chmod" not in line]
+
+
+def test_a_problem_is_looked_up_in_the_app_dir_of_the_file(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], tmp_path: Path
+) -> None:
+    """If another key of the file is invalid, `check` still finds the application in `APP_DIR`."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/shop.py").touch()
+    write_tenant("acme", BLUEPRINTS=None, APP="shop", APP_DIR="project", ENABLED=7)
+
+    lines = tenantry("check").out.splitlines()
+
+    assert ["'ENABLED'"] == [line.split(": ")[1] for line in lines if "tenants/" in line]

@@ -88,7 +88,7 @@ def suggestion(name: object, known: Sequence[str]) -> str:
         near += [candidate for candidate in known if is_one_edit_away(candidate, name)]
         if near:
             return f"did you mean {near[0]!r}?"
-    return f"expected one of: {', '.join(known)}"
+    return f"expected one of: {', '.join(known)}" if known else "remove it"
 
 
 def unknown_keys(file: str, keys: Iterable[str], known: Iterable[str]) -> Iterator[Problem]:

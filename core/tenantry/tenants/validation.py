@@ -161,7 +161,7 @@ def validate_loaded(loaded: LoadedFile, settings: HostSettings) -> Tenant:
         # as missing.
         reported = {problem.key for problem in problems}
         problems += [problem for problem in error.problems if problem.key not in reported]
-    app_dir = str(settings.app_dir) if tenant is None else tenant.app_dir
+    app_dir = _app_dir(loaded.values, settings)
     problems += _missing_app(loaded.file, loaded.values.get("APP"), app_dir)
     problems += _missing_endpoints(loaded.file, _blueprints(loaded.values), app_dir)
     if tenant is None or problems:
@@ -278,6 +278,12 @@ def _blueprints(values: Mapping[str, Any]) -> Sequence[object]:
     if isinstance(blueprints, list | tuple) and len(blueprints) <= BLUEPRINTS_LIMIT:
         return blueprints
     return ()
+
+
+def _app_dir(values: Mapping[str, Any], settings: HostSettings) -> str:
+    """Return the folder in which a tenant file's code is looked up, even if the file is invalid."""
+    own = values.get("APP_DIR")
+    return str(Path(own).absolute() if isinstance(own, str) else settings.app_dir)
 
 
 def _missing_app(file: str, app: object, app_dir: str) -> Iterator[Problem]:
