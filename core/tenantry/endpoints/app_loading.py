@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -97,31 +98,27 @@ def _with_argument(reference: AppReference, factory: Any, config: object) -> App
     """
     if not _is_function(factory):
         raise _error(reference, f"is an object {_not_flask(factory)}")
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # a function in C can have no signature
-        parameters = {}.values()
-    required = [
-        one for one in parameters
-        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-    ]  # fmt: skip
-    names = ", ".join(one.name for one in required)
+    required = _required_parameters(factory)
     if len(required) > 1:
+        names = ", ".join(one.name for one in required)
         text = f"requires {len(required)} parameters ({names}), but a factory receives at most one"
         call = f"{reference.module}:{reference.name or factory.__name__}(…)"
         hint = f"; {_FOR_WSGI}" * (len(required) == _WSGI_PARAMETERS)
         raise _error(reference, f"{text}; write the arguments: {call!r}{hint}")
     if not required:
         return reference
-    parameter = required[0]
-    is_keyword = parameter.kind is parameter.KEYWORD_ONLY
-    return AppReference(
-        reference.text,
-        reference.module,
-        reference.name,
-        args=() if is_keyword else (config,),
-        kwargs={parameter.name: config} if is_keyword else {},
-    )
+    if required[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        return replace(reference, kwargs={required[0].name: config})
+    return replace(reference, args=(config,))
+
+
+def _required_parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a function in C can have no signature
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [one for one in parameters if one.default is one.empty and one.kind not in optional]
 
 
 def _not_flask(found: object) -> str:
