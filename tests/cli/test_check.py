@@ -233,7 +233,8 @@ def test_check_reports_each_problem_of_an_application(
     assert [
         (
             f"tenants/a.py: 'APP': no module named 'shp' in {tmp_path} or among the installed "
-            "packages; correct the name, or set APP_DIR to the folder that contains the module."
+            "packages; correct the name, or set APP_DIR (for all tenants: TENANTRY_APP_DIR) to its "
+            "folder."
         ),
         "tenants/b.py: 'APP': application 'shop:ap' has no 'ap'; write 'shop:app'.",
         (

@@ -87,7 +87,7 @@ def find_app(reference: AppReference, app_dir: str | None) -> None:
     if find_from(reference.top, app_dir) is None:
         raise ApplicationError(
             f"no module named {reference.top!r} in {app_dir} or among the installed packages; "
-            "correct the name, or set APP_DIR to the folder that contains the module."
+            "correct the name, or set APP_DIR (for all tenants: TENANTRY_APP_DIR) to its folder."
         )
     path = _find_writable(reference.top, app_dir, int(time.monotonic()))
     if path is not None:
