@@ -233,3 +233,12 @@ def test_the_text_of_a_tenant_file_can_be_wrong(
 
     with pytest.raises(TenantFileError, match="'VALUE'"):
         build("acme")
+
+
+def test_a_marker_can_name_an_existing_application(build: Build, tmp_path: Path) -> None:
+    """A marker with `APP` tests an existing application, without a default endpoint."""
+    (tmp_path / "shop.py").write_text("from flask import Flask\napp = Flask(__name__)\n")
+
+    (app,) = build(APP="shop", APP_DIR=str(tmp_path))
+
+    assert ["shop@acme"] == [app.name, *app.blueprints]

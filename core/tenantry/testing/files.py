@@ -64,5 +64,7 @@ class TenantFiles:
 
 def keys_without_file(name: str, keys: Mapping[str, Any]) -> LoadedFile:
     """Return the keys of a tenant without a file, with a default for each required key."""
-    defaults = {"SECRET_KEY": f"for-tests-only-{name}".ljust(48, "-"), "BLUEPRINTS": ["landing"]}
+    defaults: dict[str, Any] = {"SECRET_KEY": f"for-tests-only-{name}".ljust(48, "-")}
+    if "APP" not in keys:
+        defaults["BLUEPRINTS"] = ["landing"]
     return LoadedFile(name, "@pytest.mark.tenant", "", defaults | dict(keys))
