@@ -11,10 +11,11 @@ from werkzeug.test import Client
 
 import leaks
 from tenantry.app.factory import close_app, create_app
-from tenantry.audit import object_graph
+from tenantry.audit import process_snapshot
 from tenantry.audit.finding import Finding
+from tenantry.audit.libraries import LibraryObjects
+from tenantry.audit.process_snapshot import CodeOwners
 from tenantry.audit.run import audit
-from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli.audit import audit_folder, command
 from tenantry.host import Host
 from tenantry.settings import HostSettings
@@ -119,8 +120,8 @@ def test_helpers_in_an_installed_distribution_are_examined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The audit treats an endpoint's top-level package as tenant code, even if pip installed it."""
-    libraries = (*object_graph._library_folders(), f"{here}/")
-    monkeypatch.setattr(object_graph, "_library_folders", lambda: libraries)
+    libraries = (*process_snapshot._library_folders(), f"{here}/")
+    monkeypatch.setattr(process_snapshot, "_library_folders", lambda: libraries)
     endpoint = leaks.write_endpoint(here, "shop", resources="\nfrom corp import basket\n")
     (here / "corp/basket.py").write_text("_baskets = {}  # leak\n")
     for name in ("acme", "globex"):
@@ -281,17 +282,18 @@ def test_the_samples_have_no_problems(
 
 def test_apps_that_have_worked_share_nothing(host: Host) -> None:
     """After requests that use templates and routes, two apps still share no mutable object."""
-    listeners = process_listeners()
+    libraries = LibraryObjects(CodeOwners(()))
     endpoints = ["landing", "images"]
     tenants = [(make_tenant(host, name, BLUEPRINTS=endpoints), "") for name in ("acme", "globex")]
-    built = build(host, *tenants)
+    with libraries.recording():
+        built = build(host, *tenants)
     for audited in built:
         with audited.app.app_context():
             assert "1" == audited.app.jinja_env.from_string("{{ 1|tojson }}").render()
         Client(host).get(f"/{audited.name}/").close()
         Client(host).get(f"/{audited.name}/images/").close()
 
-    findings = audit(built, host.settings.data_dir, known_listeners=listeners)
+    findings = audit(built, host.settings.data_dir, libraries)
 
     assert [] == [finding.id for finding in findings if finding.is_problem]
 

@@ -22,9 +22,10 @@ from loads import Bounds, wait_until
 
 import leaks
 from tenantry.audit.finding import AuditedTenant, Finding
+from tenantry.audit.libraries import LibraryObjects
+from tenantry.audit.process_snapshot import CodeOwners
 from tenantry.audit.replay import replay
 from tenantry.audit.run import audit
-from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli.audit import audit_folder
 from tenantry.endpoints.finding import available_endpoints
 from tenantry.host import Host, create_host
@@ -91,10 +92,11 @@ def reloads(bounds: Bounds, folder: Path) -> None:
     """Check that an audit finds no problems after one tenant was reloaded many times."""
     write(folder, 3)
     host = create_host(settings_of(folder))
-    listeners = process_listeners()
+    libraries = LibraryObjects(CodeOwners(()))
     host.load()
-    for mount in host.router.mounts:
-        mount.ensure_instance()
+    with libraries.recording():
+        for mount in host.router.mounts:
+            mount.ensure_instance()
     path = folder / "tenants/t0.py"
     text = path.read_text()
     for number in range(RELOADS):
@@ -102,7 +104,7 @@ def reloads(bounds: Bounds, folder: Path) -> None:
         wait_until(partial(serves, host, number), every_s=0.05)
     audited = audited_of(host)
     assert audited[0].app.config["VERSION"] == RELOADS - 1
-    found = problems(audit(audited, host.settings.data_dir, known_listeners=listeners))
+    found = problems(audit(audited, host.settings.data_dir, libraries))
     host.close()
     bounds.check(f"findings after {RELOADS} reloads {[*found]}", len(found), 0)
 

@@ -1,33 +1,37 @@
 """Builds the graph of the objects that one app references.
 
-Following references runs no code of a tenant. This module calls `gc.get_referents` and reads the
-namespaces of modules and classes, but never accesses an attribute of an instance, a property or a
-proxy. Even `isinstance(x, …)` can run a tenant's code, so this module uses `type(x)`.
+Following references runs no code of a tenant or library. This module calls `gc.get_referents` and
+reads the namespaces of modules and classes (`raw_access`), but never accesses an attribute of an
+instance, a property or a proxy.
 
-All tenants share the modules and classes of the standard library, of installed packages and of
-Tenantry. The graph does not contain shared modules and classes, but contains the instances of these
-classes.
+The graph does not contain the modules and classes of libraries, which all tenants share, but
+contains the instances of these classes.
 """
 
 import ast
 import functools
 import gc
-import site
 import sys
-import sysconfig
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from tenantry.audit.sharing_rules import TypeKind, type_kind, type_names
+from tenantry.audit.process_snapshot import ProcessSnapshot
+from tenantry.audit.raw_access import (
+    class_namespace,
+    full_name,
+    instance_size,
+    is_a,
+    module_name,
+    mro,
+    namespace_of,
+    own_dict,
+    text_of,
+)
 from tenantry.private_code.modules import are_private_builtins
-from tenantry.private_code.names import plain_name, tenant_of
-
-TENANTRY = "tenantry"
 
 _NO_STATE = frozenset({
     "__builtins__", "__loader__", "__spec__", "__path__", "__all__", "__annotations__",
@@ -38,74 +42,18 @@ _NO_STATE = frozenset({
 })  # fmt: skip
 """Names that Python or a library assigns in modules and classes of an endpoint."""
 
+MAX_REFERENTS = 10_000
+"""Maximum number of items that are examined in one container."""
+
+MAX_OBJECTS = 2_000_000
+"""Maximum number of objects in the graph of one app, which takes about 5 s to build."""
+
 _LRU_CACHE = type(functools.lru_cache(bool))
 _LOCKS = frozenset({"_thread.lock", "_thread.RLock"})
 
 
 class _Empty:
     pass
-
-
-@dataclass(frozen=True)
-class ProcessSnapshot:
-    """The apps, packages and modules of the process.
-
-    Create the snapshot when all apps have been built.
-    """
-
-    apps: Mapping[int, str]
-    """Maps the `id()` of each app to the name of its tenant."""
-    packages: frozenset[str]
-    """The packages of the enabled endpoints, and their top-level packages.
-
-    Modules in the packages of endpoints count as tenant code, even if they are installed as a
-    library.
-    """
-    modules: dict[int, str] = field(default_factory=lambda: dict(_namespace_ids()))
-    """Maps the `id()` of each module's namespace to the module's name."""
-    _kinds: dict[type, TypeKind] = field(default_factory=dict)
-    _tenant_code: dict[str, bool] = field(default_factory=dict)
-
-    def kind(self, thing: object) -> TypeKind:
-        """Return how the graph treats an object."""
-        type_ = type(thing)
-        kind = self._kinds.get(type_)
-        if kind is None:
-            kind = self._kinds[type_] = type_kind(type_)
-        return kind
-
-    def is_tenant_code(self, module: str) -> bool:
-        """Whether a module belongs neither to Tenantry nor to a library."""
-        found = self._tenant_code.get(module)
-        if found is None:
-            found = self._tenant_code[module] = self._is_tenant_code(module)
-        return found
-
-    def _is_tenant_code(self, module: str) -> bool:
-        if tenant_of(module):
-            return True
-        plain = plain_name(module)
-        if any(f"{plain}.".startswith(f"{package}.") for package in self.packages):
-            return True
-        file = getattr(sys.modules.get(module), "__file__", None)
-        is_ours = plain.partition(".")[0] == TENANTRY
-        return not is_ours and isinstance(file, str) and not file.startswith(_library_folders())
-
-    def owner(self, thing: object) -> str | None:
-        """Return the tenant that owns an app or a private copy of code; None for other objects."""
-        if id(thing) in self.apps:
-            return self.apps[id(thing)]
-        return tenant_of(self.module_of(thing)) or None
-
-    def module_of(self, thing: object) -> str:
-        """Return the module of a class or function, or the name of a module; otherwise ""."""
-        kind = self.kind(thing)
-        name: object = self.modules.get(id(thing))
-        if kind == "class":
-            name = vars(thing).get("__module__")
-        elif kind == "function":
-            name = thing.__globals__.get("__name__")  # type: ignore[attr-defined]
-        return name if isinstance(name, str) else ""
 
 
 class ObjectGraph:
@@ -162,7 +110,7 @@ class ObjectGraph:
 
     def _spread(self, roots: Iterable[object]) -> None:
         waiting = deque(roots)
-        while waiting:
+        while waiting and len(self._parents) < MAX_OBJECTS:
             thing = waiting.popleft()
             waiting.extend(
                 child for child in _children(thing, self._snapshot) if self._add(child, thing)
@@ -190,27 +138,6 @@ class ObjectGraph:
         return True
 
 
-def namespace_of(module: object) -> dict[str, object]:
-    """Return the namespace of a module, without triggering a lazy import."""
-    namespace: dict[str, object] = object.__getattribute__(module, "__dict__")
-    return namespace
-
-
-def copied_items(namespace: Any) -> list[tuple[str, object]]:
-    """Return a copy of the items in a namespace, which other threads can change."""
-    return list(namespace.items())
-
-
-def own_dict(thing: object) -> dict[str, object] | None:
-    """Return an instance's `__dict__`, even if the class defines a property named `__dict__`."""
-    for class_ in type(thing).__mro__:
-        descriptor = vars(class_).get("__dict__")
-        if isinstance(descriptor, types.GetSetDescriptorType):
-            found: dict[str, object] = descriptor.__get__(thing)
-            return found
-    return None
-
-
 def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
     """Yield the referenced objects that belong in the graph."""
     kind = snapshot.kind(thing)
@@ -221,7 +148,8 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
     elif kind == "weakref":
         found = [weakref.ref.__call__(thing)]  # type: ignore[arg-type]
     elif id(thing) in snapshot.modules:
-        found = [value for name, value in copied_items(thing) if name not in _NO_STATE]
+        items = list(cast("dict[str, object]", thing).items())
+        found = [value for name, value in items if name not in _NO_STATE]
     elif type(thing) is types.MappingProxyType:  # skip the proxy's own dict
         found = [item for behind in gc.get_referents(thing) for item in gc.get_referents(behind)]
     elif kind == "listeners":
@@ -229,21 +157,21 @@ def _children(thing: object, snapshot: ProcessSnapshot) -> Iterator[object]:
     elif kind == "descriptor":
         found = [item for item in gc.get_referents(thing) if _is_callable(item, snapshot)]
     else:
-        found = gc.get_referents(thing)
+        found = gc.get_referents(thing)[:MAX_REFERENTS]
     return (child for child in found if _may_enter(child, snapshot))
 
 
-def _class_members(class_: Any, snapshot: ProcessSnapshot) -> list[object]:
+def _class_members(class_: object, snapshot: ProcessSnapshot) -> list[object]:
     """Return the members and bases of a class.
 
     The list also contains the module of the class if no method references the module.
     """
     members = [
         value
-        for name, value in copied_items(vars(class_))
+        for name, value in class_namespace(class_).items()
         if name not in _NO_STATE and (not name.startswith("__") or _is_own(value, snapshot))
     ]
-    members += class_.__bases__
+    members += mro(class_)[1:]  # type: ignore[arg-type]
     if not any(_is_own(value, snapshot) for value in members):
         members.append(sys.modules.get(snapshot.module_of(class_)))
     return members
@@ -255,11 +183,10 @@ def _is_own(thing: object, snapshot: ProcessSnapshot) -> bool:
 
 
 def _listeners(thing: object) -> list[object]:
-    lists = (list, deque, dict, set)
     return [
         item
         for held in gc.get_referents(thing)
-        for item in (gc.get_referents(held) if issubclass(type(held), lists) else [held])
+        for item in (gc.get_referents(held) if is_a(held, list, deque, dict, set) else [held])
     ]
 
 
@@ -270,7 +197,7 @@ def _is_callable(thing: object, snapshot: ProcessSnapshot) -> bool:
 def _may_enter(thing: object, snapshot: ProcessSnapshot) -> bool:
     kind = snapshot.kind(thing)
     if kind == "module":
-        return snapshot.is_tenant_code(str(namespace_of(thing).get("__name__")))
+        return snapshot.is_tenant_code(text_of(namespace_of(thing).get("__name__")))
     if kind == "class" or id(thing) in snapshot.modules:
         return snapshot.is_tenant_code(snapshot.module_of(thing))
     return True
@@ -279,7 +206,7 @@ def _may_enter(thing: object, snapshot: ProcessSnapshot) -> bool:
 def _is_own_namespace(thing: object, parent: object, snapshot: ProcessSnapshot) -> bool:
     """Whether an object is the `__dict__` of a function, a partial or an immutable wrapper."""
     kind = snapshot.kind(parent)
-    if kind == "function" or issubclass(type(parent), functools.partial):
+    if kind == "function" or is_a(parent, functools.partial):
         return True
     return kind == "wrapper" and type(thing) is dict and own_dict(parent) is thing
 
@@ -287,11 +214,10 @@ def _is_own_namespace(thing: object, parent: object, snapshot: ProcessSnapshot) 
 def _is_sentinel(thing: object, snapshot: ProcessSnapshot) -> bool:
     """Whether an object is a stateless instance of a library class, such as Jinja's `missing`."""
     type_ = type(thing)
-    if type_.__module__ == "builtins" or snapshot.is_tenant_code(type_.__module__):
+    module = module_name(type_)
+    if module == "builtins" or snapshot.is_tenant_code(module) or full_name(type_) in _LOCKS:
         return False
-    if next(type_names(type_)) in _LOCKS:
-        return False
-    if type_.__basicsize__ > _Empty.__basicsize__:  # instances of the type have slots or a C buffer
+    if instance_size(type_) > _Empty.__basicsize__:  # instances of the type have slots or a buffer
         return False
     referents = gc.get_referents(thing)
     return len(referents) == 1 and referents[0] is type_
@@ -324,19 +250,3 @@ def _nonlocal_names(file: str) -> frozenset[tuple[str, str]]:
         if isinstance(node, ast.Nonlocal)
         for name in node.names
     )
-
-
-def _namespace_ids() -> Iterator[tuple[int, str]]:
-    for name, module in list(sys.modules.items()):
-        if issubclass(type(module), types.ModuleType):
-            own_name = namespace_of(module).get("__name__")
-            yield id(namespace_of(module)), own_name if isinstance(own_name, str) else name
-
-
-@functools.cache
-def _library_folders() -> tuple[str, ...]:
-    """Return the folders of the standard library and of installed packages."""
-    paths = sysconfig.get_paths()
-    folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    folders += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple(f"{folder}/" for folder in folders)

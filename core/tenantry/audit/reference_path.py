@@ -7,16 +7,21 @@ import ast
 import functools
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from tenantry.audit.object_graph import (
-    ProcessSnapshot,
-    copied_items,
+from tenantry.audit.process_snapshot import ProcessSnapshot, file_of
+from tenantry.audit.raw_access import (
+    class_namespace,
+    full_name,
+    is_a,
+    is_module,
     namespace_of,
     own_dict,
+    qualified_name,
+    text_of,
 )
 from tenantry.private_code.names import plain_name, tenant_of
 
@@ -40,17 +45,12 @@ class Definition:
     @property
     def place(self) -> str:
         """File and line of the definition, such as `corp/shop/models.py:3`."""
-        file = getattr(sys.modules.get(self.module), "__file__", None)
-        if not isinstance(file, str):
+        file = file_of(self.module)
+        if not file:
             return self.module
         lines = _binding_lines(file)
         line = lines.get(self.name) or lines.get(self.name.partition(".")[0])
         return relative_path(file) if line is None else f"{relative_path(file)}:{line}"
-
-
-def qualified_name(thing: object) -> str:
-    """Return the qualified name of a class or function, without `<locals>`."""
-    return str(getattr(thing, "__qualname__", "")).replace(".<locals>", "")
 
 
 def relative_path(file: str) -> str:
@@ -90,9 +90,9 @@ def find_definition(path: Sequence[object], snapshot: ProcessSnapshot) -> Defini
     for parent, thing in zip(path[-2::-1], path[:0:-1], strict=True):
         module = snapshot.modules.get(id(parent))
         if module is not None:
-            return Definition(module, str(_key_of(thing, copied_items(parent))))
+            return Definition(module, str(_key_of(thing, parent)))
         if snapshot.kind(parent) == "class":
-            name = f"{qualified_name(parent)}.{_key_of(thing, copied_items(vars(parent)))}"
+            name = f"{qualified_name(parent)}.{_key_of(thing, class_namespace(parent))}"
             return Definition(snapshot.module_of(parent), name)
         module = snapshot.module_of(parent)
         if snapshot.kind(parent) == "function" and snapshot.is_tenant_code(module):
@@ -108,8 +108,8 @@ def _shared_definition(thing: object, snapshot: ProcessSnapshot) -> Definition |
     for module_name, module in list(sys.modules.items()):
         if tenant_of(module_name) or not snapshot.is_tenant_code(module_name):
             continue
-        if issubclass(type(module), types.ModuleType):
-            name = _key_of(thing, copied_items(namespace_of(module)))
+        if is_module(module):
+            name = _key_of(thing, namespace_of(module))
             if name is not None:
                 return Definition(module_name, str(name))
     return None
@@ -127,10 +127,11 @@ def _own_name(thing: object, parent: object, snapshot: ProcessSnapshot) -> str |
     if kind == "module":
         return ""
     if kind == "class":
-        return str(getattr(thing, "__name__", "class"))
-    if isinstance(thing, types.FunctionType):
+        return qualified_name(thing).rpartition(".")[2]
+    if type(thing) is types.FunctionType:
         # `functools.wraps` gives a library's wrapper the `__module__` of the wrapped function.
-        is_shared = not tenant_of(thing.__module__) and snapshot.is_tenant_code(thing.__module__)
+        wrapped = text_of(thing.__module__)
+        is_shared = not tenant_of(wrapped) and snapshot.is_tenant_code(wrapped)
         if not (is_shared or snapshot.is_tenant_code(snapshot.module_of(thing))):
             return ""
         is_method = snapshot.kind(parent) == "class"
@@ -146,10 +147,10 @@ def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
     parent, thing = path[-2:]
     kind = snapshot.kind(parent)
     if id(parent) in snapshot.modules:
-        name = str(_key_of(thing, copied_items(parent)))
+        name = str(_key_of(thing, parent))
     elif kind == "class":
-        name = f".{_key_of(thing, copied_items(vars(parent)))}"
-    elif issubclass(type(parent), dict):
+        name = f".{_key_of(thing, class_namespace(parent))}"
+    elif is_a(parent, dict):
         name = _item_name(path, snapshot)
     elif type(parent) is list:
         name = f"[{next((i for i, item in enumerate(parent) if item is thing), '…')}]"
@@ -163,10 +164,13 @@ def _name_in_parent(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
 def _item_name(path: Sequence[object], snapshot: ProcessSnapshot) -> str:
     """Return the name of a dictionary item: `['x']`, or `.x` in the `__dict__` of an instance."""
     *above, parent, thing = path
-    key = _key_of(thing, dict.items(parent))  # type: ignore[arg-type]
+    key = _key_of(thing, parent)
     if above and _own_dict_is(above[-1], parent, snapshot):
-        return f".{key}"
-    return "" if key is None else f"[{repr(key)[:KEY_CHARACTERS]}]"
+        return f".{text_of(key)}"
+    if key is None:
+        return ""
+    is_plain = type(key) in (str, int, bytes, bool)  # other types can have any `__repr__`
+    return f"[{(repr(key) if is_plain else full_name(type(key)))[:KEY_CHARACTERS]}]"
 
 
 def _own_dict_is(thing: object, namespace: object, snapshot: ProcessSnapshot) -> bool:
@@ -176,12 +180,14 @@ def _own_dict_is(thing: object, namespace: object, snapshot: ProcessSnapshot) ->
 
 
 def _attribute_name(parent: object, thing: object) -> str:
-    name = _key_of(thing, (own_dict(parent) or {}).items())
-    return type(thing).__name__ if name is None else f".{name}"
+    name = text_of(_key_of(thing, own_dict(parent) or {}))
+    return f".{name}" if name else full_name(type(thing)).rpartition(".")[2]
 
 
-def _key_of(value: object, items: Iterable[tuple[Any, object]]) -> Any:
-    return next((key for key, item in list(items) if item is value), None)
+def _key_of(value: object, mapping: object) -> object:
+    """Return the key of a value in a dict. The dict is copied, because threads can change it."""
+    items = list(cast("dict[object, object]", mapping).items())
+    return next((key for key, item in items if item is value), None)
 
 
 @functools.lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tenantry.audit.finding import AuditedTenant, Finding
+from tenantry.audit.libraries import LibraryObjects
 from tenantry.audit.replay import replay, replay_findings
 from tenantry.audit.settings_check import check_settings
 from tenantry.audit.shared_objects import compare_objects
@@ -23,9 +24,9 @@ from tenantry.audit.source_scan import scan_sources
 def audit(
     tenants: Sequence[AuditedTenant],
     data_dir: Path,
+    libraries: LibraryObjects,
     *,
     trusted_hosts: Sequence[str] = (),
-    known_listeners: frozenset[int] = frozenset(),
 ) -> list[Finding]:
     """Return the findings of all checks, with problems first.
 
@@ -35,10 +36,10 @@ def audit(
         tenants: tenants from `prepare_for_audit`, with their apps. During the audit, the apps must
             not receive other requests.
         data_dir: the host's `DATA_DIR`.
+        libraries: the objects that libraries created, recorded while the apps were built.
         trusted_hosts: the host's `TRUSTED_HOSTS`.
-        known_listeners: the result of a call of `process_listeners()` before the first build.
     """
-    findings = [*_run_checks(tenants, data_dir, trusted_hosts, known_listeners)]
+    findings = [*_run_checks(tenants, data_dir, trusted_hosts, libraries)]
     findings = _mark_accepted(findings, tenants)
     findings += _unused_acceptances(findings, tenants)
     return sorted(findings, key=lambda finding: (not finding.is_problem, finding.is_note))
@@ -48,12 +49,12 @@ def _run_checks(
     tenants: Sequence[AuditedTenant],
     data_dir: Path,
     trusted_hosts: Sequence[str],
-    known_listeners: frozenset[int],
+    libraries: LibraryObjects,
 ) -> Iterator[Finding]:
     # The replay must come first, because its requests make the apps create lazy objects.
     result = replay(tenants, trusted_hosts)
     yield from replay_findings(result, {audited.name: audited.tenant.file for audited in tenants})
-    objects = compare_objects(tenants, known_listeners)
+    objects = compare_objects(tenants, libraries)
     yield from objects.findings
     places = {finding.place for finding in objects.findings}
     for finding in scan_sources(objects.snapshot, objects.modules):

@@ -14,6 +14,7 @@ from pathlib import Path
 from flask import Flask
 
 from tenantry.audit.finding import AuditedTenant, Finding, finding_id, key_location
+from tenantry.audit.raw_access import own_dict, qualified_name
 from tenantry.tenants import secrets
 from tenantry.tenants.cookie_names import find_lost_cookies
 from tenantry.tenants.model import check_secret
@@ -86,9 +87,10 @@ def _setting(audited: AuditedTenant, id_: str, key: str, text: str, remedy: str)
 def _has_debugger(app: Flask) -> bool:
     layer: object = app.wsgi_app
     for _ in range(_MAX_WSGI_LAYERS):
-        if type(layer).__name__ == "DebuggedApplication":
+        if qualified_name(type(layer)) == "DebuggedApplication":
             return True
-        layer = getattr(layer, "app", None) or getattr(layer, "wsgi_app", None)
+        attributes = own_dict(layer) or {}
+        layer = attributes.get("app", attributes.get("wsgi_app"))
     return False
 
 

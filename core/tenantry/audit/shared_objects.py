@@ -11,21 +11,30 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType, ModuleType
+from types import MethodType
+from typing import cast
 
 from blinker import ANY, Signal
 from flask import Flask
 
 from tenantry.audit.finding import AuditedTenant, Finding, finding_id, join_names
-from tenantry.audit.object_graph import TENANTRY, ObjectGraph, ProcessSnapshot
+from tenantry.audit.libraries import LibraryObjects
+from tenantry.audit.object_graph import ObjectGraph
+from tenantry.audit.process_snapshot import ProcessSnapshot, file_of
+from tenantry.audit.raw_access import (
+    full_name,
+    is_a,
+    is_module,
+    namespace_of,
+    own_dict,
+    qualified_name,
+)
 from tenantry.audit.reference_path import (
     Definition,
     describe_path,
     find_definition,
-    qualified_name,
     relative_path,
 )
-from tenantry.endpoints.finding import find_endpoint
 from tenantry.endpoints.loading import LOADED_ENDPOINTS, LoadedEndpoint
 
 _EVERY_TENANT = "every tenant"
@@ -55,17 +64,21 @@ class ObjectComparison:
 
 
 def compare_objects(
-    tenants: Sequence[AuditedTenant], known_listeners: frozenset[int] = frozenset()
+    tenants: Sequence[AuditedTenant], libraries: LibraryObjects
 ) -> ObjectComparison:
     """Compare the objects that the apps reference.
 
     Args:
         tenants: the tenants, with their apps.
-        known_listeners: the result of a call of `process_listeners()` before the first build.
-            Listeners that exist before the first build belong to the host.
+        libraries: the objects that libraries have created for all tenants.
     """
-    snapshot = _snapshot(tenants)
-    listeners = [root for root in _listeners() if _listener_id(root[1]) not in known_listeners]
+    libraries.record()  # libraries that other libraries imported by name
+    snapshot = ProcessSnapshot(
+        apps={id(audited.app): audited.name for audited in tenants}
+        | {id(sys.modules): _EVERY_TENANT},
+        code=libraries.code,
+    )
+    listeners = [root for root in _listeners() if root[1] not in libraries]
     signals = _signals()
     apps = {
         audited.name: _App(audited, _roots(audited.app, listeners, signals), snapshot)
@@ -79,7 +92,8 @@ def compare_objects(
         modules[name] = frozenset(graph.modules)
         foreign += [(name, key) for key in graph.foreign]
         for key in graph.mutable:
-            referenced_by.setdefault(key, []).append(name)
+            if not libraries.has_id(key):
+                referenced_by.setdefault(key, []).append(name)
     shared = {key: names for key, names in referenced_by.items() if len(names) > 1}
     reporter = _Reporter(apps, shared, modules, snapshot)
     return ObjectComparison(
@@ -87,17 +101,18 @@ def compare_objects(
     )
 
 
-def process_listeners() -> frozenset[int]:
-    """Return the `id()` of each signal receiver, log handler and log filter in the process.
-
-    Call this function before the first app is built, and pass the result to `audit`.
-    """
-    return frozenset(_listener_id(listener) for _, listener in _listeners())
-
-
 def _listener_id(listener: object) -> int:
     # Each access to a bound method creates a new object, so use the `id()` of its instance.
     return id(listener.__self__ if type(listener) is MethodType else listener)
+
+
+def _is_of_process(handler: object) -> bool:
+    """Whether a log handler writes nothing, or writes to the log of the process."""
+    stream = (own_dict(handler) or {}).get("stream")
+    is_stream_handler = type(handler) is logging.StreamHandler
+    return is_a(handler, logging.NullHandler) or (
+        is_stream_handler and (stream is sys.stderr or stream is sys.stdout)
+    )
 
 
 def _listeners() -> Iterator[_Root]:
@@ -106,7 +121,11 @@ def _listeners() -> Iterator[_Root]:
     # `logging` has no public function that lists the loggers.
     for logger in [logging.root, *list(logging.Logger.manager.loggerDict.values())]:
         if isinstance(logger, logging.Logger) and not logger.name.startswith("tenant."):
-            yield from ((f"log handler of {logger.name}", item) for item in logger.handlers)
+            yield from (
+                (f"log handler of {logger.name}", item)
+                for item in logger.handlers
+                if not _is_of_process(item)
+            )
             yield from ((f"log filter of {logger.name}", item) for item in logger.filters)
 
 
@@ -114,9 +133,9 @@ def _signals() -> list[Signal]:
     """Return the signals that are global variables of modules, including Flask's signals."""
     signals: dict[int, Signal] = {}
     for module in list(sys.modules.values()):
-        for value in list(vars(module).values()) if type(module) is ModuleType else ():
-            if issubclass(type(value), Signal):
-                signals[id(value)] = value
+        for value in list(namespace_of(module).values()) if is_module(module) else ():
+            if is_a(value, Signal):
+                signals[id(value)] = cast("Signal", value)
     return list(signals.values())
 
 
@@ -124,28 +143,8 @@ def _signal_label(signal: Signal) -> str:
     return f"signal {getattr(signal, 'name', 'without a name')}"
 
 
-def _snapshot(tenants: Sequence[AuditedTenant]) -> ProcessSnapshot:
-    return ProcessSnapshot(
-        apps={id(audited.app): audited.name for audited in tenants}
-        | {id(sys.modules): _EVERY_TENANT},
-        packages=frozenset(
-            package
-            for audited in tenants
-            for endpoint in audited.tenant.blueprints
-            for package in _packages(endpoint, audited.tenant.app_dir)
-        ),
-    )
-
-
 def _loaded_endpoints(app: Flask) -> list[LoadedEndpoint]:
     return list(app.extensions.get(LOADED_ENDPOINTS, ()))
-
-
-def _packages(endpoint: str, app_dir: str) -> list[str]:
-    """Return the names of an endpoint's package and of its top-level package."""
-    package = find_endpoint(endpoint, app_dir)
-    top = package.partition(".")[0]
-    return [package] if top == TENANTRY else [package, top]
 
 
 def _roots(
@@ -238,7 +237,7 @@ class _Reporter:
         self, paths: Mapping[str, Sequence[object]], names: Sequence[str]
     ) -> Finding:
         path = next(iter(paths.values()))
-        type_name = type(path[-1]).__qualname__
+        type_name = full_name(type(path[-1])).rpartition(".")[2]
         descriptions = self._descriptions(paths.items())
         definition = find_definition(path, self.snapshot)
         label = definition.label if definition else descriptions[0].partition(": ")[2]
@@ -264,8 +263,8 @@ class _Reporter:
     def _log_setup(self, modules: Iterable[str]) -> str:
         """Return the line of tenant code that adds a log handler or filter."""
         for module in sorted(modules):
-            file = getattr(sys.modules.get(module), "__file__", None)
-            if isinstance(file, str) and self.snapshot.is_tenant_code(module):
+            file = file_of(module)
+            if file and self.snapshot.is_tenant_code(module):
                 lines = Path(file).read_text("utf-8", "replace").splitlines()
                 for number, line in enumerate(lines, 1):
                     if _LOG_SETUP.search(line):
@@ -283,7 +282,7 @@ class _Reporter:
             path = self.apps[name].path_to(key)
             if path and not self._is_part_of_shared(path):
                 definition = self._referrer(path)
-                label = definition.label if definition else type(path[0]).__qualname__
+                label = definition.label if definition else full_name(type(path[0]))
                 groups.setdefault(label, []).append((name, path))
         for label, members in groups.items():
             owners = {str(self.snapshot.owner(path[-1])) for _, path in members}

@@ -18,8 +18,8 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from sqlalchemy.engine import URL
@@ -32,6 +32,7 @@ from tenantry.audit.finding import (
     join_names,
     key_location,
 )
+from tenantry.audit.raw_access import is_a
 from tenantry.database.url import database_identity
 from tenantry.tenants.openid import OpenId
 
@@ -118,11 +119,12 @@ def _equal_values(
 
 def _signing_keys(audited: AuditedTenant) -> Iterator[tuple[str, object]]:
     config = audited.app.config
-    named = [(key, value) for key, value in config.items() if _SIGNING_KEY.search(key) and value]
+    named = [(key, value) for key, value in _items(config) if _SIGNING_KEY.search(key)]
     for number, old_key in enumerate(config["SECRET_KEY_FALLBACKS"] or ()):
         named.append((f"SECRET_KEY_FALLBACKS[{number}]", old_key))
     for key, value in named:
-        yield key, value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        if text := value.decode("latin-1") if is_a(value, bytes) else _text(value):
+            yield key, text
 
 
 def _folder_identities(audited: AuditedTenant, data_dir: Path) -> Iterator[tuple[str, object]]:
@@ -276,8 +278,8 @@ def folders(config: Config) -> Iterator[tuple[str, Path]]:
 
     A relative path is relative to the working directory.
     """
-    for key, value in config.items():
-        if value and isinstance(value, str | Path) and _FOLDER_KEY.search(key):
+    for key, value in _items(config):
+        if is_a(value, str, PurePath) and str(value) and _FOLDER_KEY.search(key):
             path = Path(value)
             if path.is_absolute() or not _CODE_FOLDER_KEY.search(key):
                 yield key, path.absolute()
@@ -297,22 +299,27 @@ def _texts(config: Config) -> Iterator[tuple[str, str, Config]]:
 
     Texts in nested values, such as `SQLALCHEMY_BINDS['x']['url']`, are included.
     """
-    for key, value in config.items():
-        if not isinstance(value, Mapping):
+    for key, value in _items(config):
+        if not is_a(value, dict):
             if text := _text(value):
                 yield key, text, config
             continue
         for name, inner in value.items():
-            is_nested = isinstance(inner, Mapping)
+            is_nested = is_a(inner, dict)
             for item in inner.values() if is_nested else [inner]:
                 if text := _text(item):
                     yield f"{key}[{name!r}]", text, inner if is_nested else value
 
 
+def _items(config: Config) -> list[tuple[str, Any]]:
+    """Return the items of a configuration. An app can add keys of any type, which are omitted."""
+    return [(key, value) for key, value in config.items() if type(key) is str]
+
+
 def _text(value: object) -> str:
-    if isinstance(value, URL):
-        return value.render_as_string(hide_password=False)
-    return value if isinstance(value, str) else ""
+    if is_a(value, URL):
+        return cast("URL", value).render_as_string(hide_password=False)
+    return str(value) if is_a(value, str) else ""
 
 
 def _database_identity(url: str) -> Identity | None:
@@ -352,12 +359,12 @@ def _key_prefix(key: str, siblings: Config) -> str:
     group = "" if "[" in key else key.partition("_")[0] + "_"
     for name, value in siblings.items():
         if (
-            isinstance(name, str)
-            and isinstance(value, str)
+            is_a(name, str)
+            and is_a(value, str)
             and name.startswith(group)
             and _PREFIX_KEY.search(name.upper())
         ):
-            return value
+            return str(value)
     return ""
 
 

@@ -17,9 +17,11 @@ import struct
 import types
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from tenantry.audit.raw_access import class_namespace, full_name, module_name, mro
 
 MAY_BE_SHARED: Mapping[str, str] = {
     "logging.Logger": "loggers are global by name; their handlers are checked separately",
@@ -121,6 +123,8 @@ class IssueKind:
     remedy: str
 
 
+_DATACLASS_PARAMETERS = type(vars(IssueKind)["__dataclass_params__"])
+
 READS_ALL_TENANTS = IssueKind(
     id="reaches",
     text="{module} reads {subject}, which gives access to the code of every tenant",
@@ -181,30 +185,32 @@ CONTAINER_METHODS = frozenset({
 
 def type_kind(type_: type) -> TypeKind:  # noqa: PLR0911 - one return for each kind
     """Return how the walk through an object graph treats the instances of a type."""
-    if issubclass(type_, type):
+    classes = mro(type_)
+    if _is_subclass(classes, (type,)):
         return "class"
-    if issubclass(type_, types.ModuleType):
+    if _is_subclass(classes, (types.ModuleType,)):
         return "module"
-    if issubclass(type_, types.FunctionType):
+    if type_ is types.FunctionType:
         return "function"
-    if issubclass(type_, weakref.ref):
+    if _is_subclass(classes, (weakref.ref,)):
         return "weakref"
-    names = {*type_names(type_)}
-    if issubclass(type_, _IMMUTABLE) or type_ is object or names & MAY_BE_SHARED.keys():
+    names = {full_name(class_) for class_ in classes}
+    if type_ is object or _is_subclass(classes, _IMMUTABLE) or names & MAY_BE_SHARED.keys():
         return "immutable"
-    if type_.__module__ in ("typing", "typing_extensions", "types"):
+    if module_name(type_) in ("typing", "typing_extensions", "types", "__future__"):
         return "mutable" if type_ is types.SimpleNamespace else "immutable"
     if names & _LISTENERS:
         return "listeners"
-    if issubclass(type_, _DESCRIPTORS):
+    if _is_subclass(classes, _DESCRIPTORS):
         return "descriptor"
-    dataclass_parameters = vars(type_).get("__dataclass_params__")
-    is_frozen = getattr(dataclass_parameters, "frozen", False)
-    is_wrapper = is_frozen or issubclass(type_, _WRAPPERS) or names & _WRAPPERS_BY_NAME
-    return "wrapper" if is_wrapper else "mutable"
+    is_wrapper = _is_subclass(classes, _WRAPPERS) or names & _WRAPPERS_BY_NAME
+    return "wrapper" if is_wrapper or _is_frozen_dataclass(type_) else "mutable"
 
 
-def type_names(type_: type) -> Iterator[str]:
-    """Yield the full names of a type and of its base classes."""
-    for class_ in type_.__mro__:
-        yield f"{class_.__module__}.{class_.__qualname__}"
+def _is_subclass(classes: tuple[type, ...], wanted: tuple[type, ...]) -> bool:
+    return any(class_ is one for class_ in classes for one in wanted)
+
+
+def _is_frozen_dataclass(type_: type) -> bool:
+    parameters: object = class_namespace(type_).get("__dataclass_params__")
+    return type(parameters) is _DATACLASS_PARAMETERS and parameters.frozen  # type: ignore[attr-defined]

@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import os
 import sys
-import types
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from tenantry.audit.finding import Finding, finding_id
-from tenantry.audit.object_graph import ProcessSnapshot, namespace_of
-from tenantry.audit.reference_path import Definition, qualified_name, relative_path
+from tenantry.audit.process_snapshot import ProcessSnapshot, file_of
+from tenantry.audit.raw_access import (
+    class_namespace,
+    is_a,
+    is_module,
+    module_name,
+    mro,
+    namespace_of,
+    own_dict,
+    qualified_name,
+    text_of,
+)
+from tenantry.audit.reference_path import Definition, relative_path
 from tenantry.audit.sharing_rules import (
     CHANGES_PROCESS,
     CHANGES_SHARED,
@@ -60,8 +70,8 @@ def scan_sources(
     users: dict[tuple[str, str], list[str]] = {}
     for tenant, names in modules.items():
         for name in sorted(names):
-            file = getattr(sys.modules.get(name), "__file__", None)
-            if isinstance(file, str) and snapshot.is_tenant_code(name):
+            file = file_of(name)
+            if file and snapshot.is_tenant_code(name):
                 tenants = users.setdefault((plain_name(name), file), [])
                 if tenant not in tenants:
                     tenants.append(tenant)
@@ -212,7 +222,7 @@ class _Scanner(ast.NodeVisitor):
             and (logger := self._shared_logger(node.value))
         ):
             self._add(CHANGES_PROCESS, logger, node)
-        elif issubclass(type(reference.value), _CONTAINERS):
+        elif is_a(reference.value, *_CONTAINERS):
             self._check_library_change(reference, node)
 
     def _check_library_change(self, container: "_Reference", node: ast.expr) -> None:
@@ -226,7 +236,8 @@ class _Scanner(ast.NodeVisitor):
     def _shared_logger(self, node: ast.expr) -> str:
         """Return the label of a logger that belongs to no tenant; "" for other expressions."""
         value: Any = self._names.resolve(node).value
-        name = str(value.name) if issubclass(type(value), logging.Logger) else ""
+        is_logger = is_a(value, logging.Logger)
+        name = text_of((own_dict(value) or {}).get("name")) if is_logger else ""
         if isinstance(node, ast.Call):
             if self._names.resolve(node.func).full_name != "logging.getLogger":
                 return ""
@@ -243,7 +254,7 @@ class _Scanner(ast.NodeVisitor):
         value = self._names.resolve(node).value
         if value is None or self._is_import_time():
             return ""
-        if issubclass(type(value), types.ModuleType):
+        if is_module(value):
             module = _module_name(value)
             return "" if tenant_of(module) else ".".join(module.split(".")[-2:])
         if self._snapshot.kind(value) not in ("class", "function"):
@@ -324,14 +335,15 @@ class _Names:
     def _attribute(self, node: ast.Attribute) -> _Reference:
         parent = self.resolve(node.value)
         holder: Any = self._class_of_self(node) or parent.value
-        if issubclass(type(holder), types.ModuleType):
+        if is_module(holder):
             value = namespace_of(holder).get(node.attr)
             return _Reference(value, _module_name(holder), node.attr)
-        if issubclass(type(holder), type):
-            for class_ in holder.__mro__:
-                if node.attr in vars(class_):
-                    name = f"{class_.__qualname__}.{node.attr}"
-                    return _Reference(vars(class_)[node.attr], class_.__module__, name)
+        if is_a(holder, type):
+            for class_ in mro(holder):
+                namespace = class_namespace(class_)
+                if node.attr in namespace:
+                    name = f"{qualified_name(class_)}.{node.attr}"
+                    return _Reference(namespace[node.attr], module_name(class_), name)
         return _Reference(None, parent.full_name, node.attr) if parent.module else _Reference()
 
     def _class_of_self(self, node: ast.Attribute) -> object:
@@ -361,7 +373,7 @@ class _Names:
 
 
 def _module_name(module: object) -> str:
-    return str(namespace_of(module).get("__name__"))
+    return text_of(namespace_of(module).get("__name__"))
 
 
 def _constant(node: ast.expr) -> str:

@@ -10,9 +10,10 @@ import click
 from flask import Flask
 
 from tenantry.audit.finding import AuditedTenant, Finding
+from tenantry.audit.libraries import LibraryObjects
+from tenantry.audit.process_snapshot import CodeOwners, endpoint_packages
 from tenantry.audit.replay import prepare_for_audit
 from tenantry.audit.run import audit
-from tenantry.audit.shared_objects import process_listeners
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import count, examples, json_option, print_json, print_table
@@ -67,14 +68,9 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
     """
     tenants, rejected = _read(settings, names)
     host = create_host(settings)
-    listeners = process_listeners()
-    with _built(host, tenants) as (audited, failed):
-        found = audit(
-            audited,
-            settings.data_dir,
-            trusted_hosts=settings.trusted_hosts,
-            known_listeners=listeners,
-        )
+    libraries = LibraryObjects(CodeOwners(endpoint_packages(tenants)))
+    with libraries.recording(), _built(host, tenants) as (audited, failed):
+        found = audit(audited, settings.data_dir, libraries, trusted_hosts=settings.trusted_hosts)
     if names:  # findings about unused secrets have no tenant
         found = [finding for finding in found if finding.tenants]
     return [*rejected, *failed, *found], len(tenants) + len(rejected)

@@ -16,7 +16,8 @@ def find_lost_cookies(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     Browsers compare the prefixes of cookie names without regard to case.
     """
     for key, value in config.items():
-        if not (key.endswith("COOKIE_NAME") and isinstance(value, str)):
+        # An app can add keys of any type to its configuration.
+        if not (type(key) is str and key.endswith("COOKIE_NAME") and isinstance(value, str)):
             continue
         if value.lower().startswith(_NEVER):
             yield (
