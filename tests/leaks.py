@@ -311,6 +311,59 @@ def spoil(state):
 unsafe_bp.record_once(spoil)
 """
 
+STORED = """\
+from cachelib.file import FileSystemCache
+from flask_session import Session
+
+
+def store(state):
+    state.app.config["SESSION_TYPE"] = "cachelib"
+    state.app.config["SESSION_KEY_PREFIX"] = "session:"
+    state.app.config["SESSION_CACHELIB"] = FileSystemCache("sessions")
+    Session(state.app)
+
+
+stored_bp.record_once(store)
+"""
+
+CACHED = """\
+from flask_caching import Cache
+
+cache = Cache(config={"CACHE_TYPE": "RedisCache", "CACHE_KEY_PREFIX": "shop:"})
+caching_bp.record_once(lambda state: cache.init_app(state.app))
+"""
+
+LIMITED = """\
+from flask import request
+from flask_limiter import Limiter
+
+limiter = Limiter(lambda: request.remote_addr, key_prefix="shop")
+limited_bp.record_once(lambda state: limiter.init_app(state.app))
+"""
+
+LOG_FILE = """\
+from logging.handlers import RotatingFileHandler
+
+logged_bp.record_once(
+    lambda state: state.app.logger.addHandler(RotatingFileHandler("app.log"))
+)
+"""
+
+UPLOADS = """\
+import os
+
+os.makedirs("uploads", exist_ok=True)
+"""
+
+CROSSING = {
+    "stored": ({"replay:session", "replay:flash", "shared-file:sessions"}, STORED),
+    "caching": ({"shared-store:cache"}, CACHED),
+    "limited": ({"shared-store:rate-limiter"}, LIMITED),
+    "logged": ({"shared-file:app.log"}, LOG_FILE),
+    "uploading": ({"shared-file:uploads"}, UPLOADS),
+}
+"""Endpoint → IDs of the findings that the audit must report, and the code in `blueprint.py`."""
+
 
 IN_SCHEMA = "options=-csearch_path%3D"
 ISSUER = {"issuer": "https://login.example.org", "audience": "shop"}
@@ -392,6 +445,21 @@ def plant_in_code(folder: Path) -> dict[str, str]:
     planted["shared:corp.store.store"] = write_endpoint(folder, "extending", blueprint=EXTENDING)
     (folder / "corp/store.py").write_text(EXTENSION, encoding="utf-8")
     return planted
+
+
+def plant_crossings(folder: Path) -> dict[str, set[str]]:
+    """Write all endpoints that share a store or files. Return name of the endpoint → finding IDs.
+
+    Tenants need the keys of `keys_of_crossings`.
+    """
+    return {
+        write_endpoint(folder, name, blueprint=text): ids for name, (ids, text) in CROSSING.items()
+    }
+
+
+def keys_of_crossings(redis_url: str) -> dict[str, object]:
+    """Return the keys of a tenant with the endpoints of `plant_crossings`."""
+    return {"CACHE_REDIS_URL": redis_url, "RATELIMIT_STORAGE_URI": redis_url}
 
 
 def plant_in_files(folder: Path, data_dir: Path) -> dict[str, tuple[str, ...]]:

@@ -100,6 +100,10 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
         "", "app.log_handlers and audit look at every logger",
         lambda: logging.Logger.manager.loggerDict,
     ),
+    "ModuleSpec._initializing": (
+        "", "audit.libraries skips modules that are being imported",
+        lambda: hasattr(logging.__spec__, "_initializing"),
+    ),
     "json.encoder.encode_basestring_ascii": (
         "", "the access log and problem responses quote text with it",
         lambda: json.encoder.encode_basestring_ascii("\u00e9") == '"\\u00e9"',

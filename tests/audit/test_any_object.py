@@ -17,7 +17,7 @@ WriteTenant = Callable[..., Path]
 FindProblems = Callable[..., dict[str, Finding]]
 
 MAX_S = 10
-"""The audit of an endpoint with a huge container takes less time, in seconds."""
+"""The audit of an endpoint with a huge container takes less processor time, in seconds."""
 
 
 @pytest.fixture(name="library")
@@ -25,8 +25,8 @@ def _library(corp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return a folder for libraries, on the import path."""
     folder = corp / "libraries"
     folder.mkdir()
-    folders = (*process_snapshot._library_folders(), f"{folder}/")
-    monkeypatch.setattr(process_snapshot, "_library_folders", lambda: folders)
+    folders = (*process_snapshot.library_folders(), f"{folder}/")
+    monkeypatch.setattr(process_snapshot, "library_folders", lambda: folders)
     monkeypatch.syspath_prepend(folder)
     yield folder
     sys.modules.pop("planted_library", None)
@@ -107,12 +107,12 @@ def test_no_object_stops_the_audit(find_problems: FindProblems) -> None:
 
 
 def test_a_huge_container_is_examined_in_bounded_time(find_problems: FindProblems) -> None:
-    """The audit of a list with millions of items takes seconds, not minutes."""
+    """The audit of a list with a million items takes seconds of processor time, not minutes."""
     text = "\n\nnumbers = [(number,) for number in range(100_000)]\ntable = [numbers] * 1_000_000\n"
-    started_at = time.perf_counter()
+    started_at = time.process_time()
 
     assert {} == find_problems("huge", resources=text)
-    assert MAX_S > time.perf_counter() - started_at
+    assert MAX_S > time.process_time() - started_at
 
 
 LIBRARY = """\
@@ -153,6 +153,19 @@ class Extension:
 
 def counter(name):
     return known.setdefault(name, [name])
+
+
+current = None
+apps = []
+
+
+def register(app):
+    apps.append(app)
+
+
+def use(app):
+    global current
+    current = app
 """
 
 USING_LIBRARY = """
@@ -166,6 +179,7 @@ feature = __future__.annotations
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 extension = planted_library.Extension()
 library_bp.record_once(lambda state: extension.init_app(state.app))
+library_bp.record_once(lambda state: planted_library.register(state.app))
 """
 
 
@@ -184,3 +198,17 @@ def test_what_tenants_keep_in_a_library_is_a_finding(
     text = "\nfrom planted_library import counter\n\nseen = counter('orders')  # leak\n"
 
     assert ["shared:counting.resources.seen"] == [*find_problems("counting", resources=text)]
+
+
+def test_the_app_of_one_tenant_in_a_library_is_a_finding(
+    library: Path, find_problems: FindProblems
+) -> None:
+    """The audit reports a global variable of a library that holds only one of two apps."""
+    (library / "planted_library.py").write_text(LIBRARY)
+    text = USING_LIBRARY + "library_bp.record_once(lambda state: planted_library.use(state.app))\n"
+
+    found = find_problems("library", blueprint=text)
+
+    assert {"library:planted_library.current": ("acme", "globex")} == {
+        id_: finding.tenants for id_, finding in found.items()
+    }

@@ -1,7 +1,7 @@
 """The audit finds each leak between tenants with its line, and reports no false positives."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,14 @@ from click.testing import CliRunner
 from werkzeug.test import Client
 
 import leaks
+import redis_server
 from tenantry.app.factory import close_app, create_app
 from tenantry.audit import process_snapshot
 from tenantry.audit.finding import Finding
 from tenantry.audit.libraries import LibraryObjects
 from tenantry.audit.process_snapshot import CodeOwners
 from tenantry.audit.run import audit
+from tenantry.audit.written_files import WrittenFiles
 from tenantry.cli.audit import audit_folder, command
 from tenantry.host import Host
 from tenantry.settings import HostSettings
@@ -36,6 +38,13 @@ def _here(corp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TENANTRY_APP_DIR", str(corp / "own"))
     monkeypatch.chdir(corp)
     return corp
+
+
+@pytest.fixture(name="redis_url")
+def _redis_url() -> Iterator[str]:
+    """Return the URL of an empty Redis server."""
+    with redis_server.running() as redis:
+        yield redis.url
 
 
 @pytest.fixture(name="find_problems")
@@ -99,6 +108,47 @@ def test_each_unsafe_setting_is_found_with_its_line(
     assert {"tenants/globex.py"} == {finding.place.rpartition(":")[0] for finding in found.values()}
 
 
+def test_crossings_through_extensions_are_found(
+    here: Path, find_problems: FindProblems, write_tenant: WriteTenant, redis_url: str
+) -> None:
+    """The audit finds shared sessions, caches, rate limits, log files and upload folders."""
+    planted = leaks.plant_crossings(here)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[*planted], **leaks.keys_of_crossings(redis_url))
+
+    found = find_problems()
+
+    assert set().union(*planted.values()) == found.keys()
+    assert {("acme", "globex")} == {tuple(sorted(finding.tenants)) for finding in found.values()}
+    assert [] == [entry.name for entry in (here / "sessions").iterdir() if "session" in entry.name]
+
+
+def test_prefixes_of_their_own_keep_tenants_apart(
+    here: Path, find_problems: FindProblems, write_tenant: WriteTenant, redis_url: str
+) -> None:
+    """The audit reports nothing if each tenant has its own key prefix on one Redis server."""
+    code = leaks.CACHED.replace(', "CACHE_KEY_PREFIX": "shop:"', "")
+    limited = leaks.LIMITED.replace(', key_prefix="shop"', "").replace("limited_bp", "caching_bp")
+    endpoint = leaks.write_endpoint(here, "caching", blueprint=code + limited)
+    for name in ("acme", "globex"):
+        prefixes = {"CACHE_KEY_PREFIX": f"{name}:", "RATELIMIT_KEY_PREFIX": name}
+        keys = leaks.keys_of_crossings(redis_url) | prefixes
+        write_tenant(name, BLUEPRINTS=[endpoint], **keys)
+
+    assert {} == find_problems()
+
+
+def test_a_store_without_an_answer_is_unproven(
+    here: Path, find_problems: FindProblems, write_tenant: WriteTenant
+) -> None:
+    """The audit reports a limiter whose Redis server is not reachable, and does not crash."""
+    endpoint = leaks.write_endpoint(here, "limited", blueprint=leaks.LIMITED)
+    for name in ("acme", "globex"):
+        write_tenant(name, BLUEPRINTS=[endpoint], RATELIMIT_STORAGE_URI="redis://127.0.0.1:1/0")
+
+    assert "it raises ConnectionError" in find_problems()["store-unproven:rate-limiter"].text
+
+
 def test_a_path_leads_from_the_view_to_the_name(
     here: Path, find_problems: FindProblems, write_tenant: WriteTenant
 ) -> None:
@@ -120,8 +170,8 @@ def test_helpers_in_an_installed_distribution_are_examined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The audit treats an endpoint's top-level package as tenant code, even if pip installed it."""
-    libraries = (*process_snapshot._library_folders(), f"{here}/")
-    monkeypatch.setattr(process_snapshot, "_library_folders", lambda: libraries)
+    libraries = (*process_snapshot.library_folders(), f"{here}/")
+    monkeypatch.setattr(process_snapshot, "library_folders", lambda: libraries)
     endpoint = leaks.write_endpoint(here, "shop", resources="\nfrom corp import basket\n")
     (here / "corp/basket.py").write_text("_baskets = {}  # leak\n")
     for name in ("acme", "globex"):
@@ -293,7 +343,7 @@ def test_apps_that_have_worked_share_nothing(host: Host) -> None:
         Client(host).get(f"/{audited.name}/").close()
         Client(host).get(f"/{audited.name}/images/").close()
 
-    findings = audit(built, host.settings.data_dir, libraries)
+    findings = audit(built, host.settings.data_dir, libraries, WrittenFiles())
 
     assert [] == [finding.id for finding in findings if finding.is_problem]
 

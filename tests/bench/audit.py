@@ -21,11 +21,13 @@ from flask import Flask
 from loads import Bounds, wait_until
 
 import leaks
+import redis_server
 from tenantry.audit.finding import AuditedTenant, Finding
 from tenantry.audit.libraries import LibraryObjects
 from tenantry.audit.process_snapshot import CodeOwners
 from tenantry.audit.replay import replay
 from tenantry.audit.run import audit
+from tenantry.audit.written_files import WrittenFiles
 from tenantry.cli.audit import audit_folder
 from tenantry.endpoints.finding import available_endpoints
 from tenantry.host import Host, create_host
@@ -50,14 +52,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             (Path(folder) / "tenants").mkdir()
+            (Path(folder) / "own").mkdir()
             parts[name](bounds, Path(folder))
     bounds.end()
 
 
 def settings_of(folder: Path) -> HostSettings:
-    """Return the settings of a host whose folders are in `folder`."""
+    """Return the settings of a host whose folders are in `folder`.
+
+    Endpoints are found on `sys.path` and not in `APP_DIR`, so tenants share modules beside them.
+    """
     return HostSettings(
-        tenants_dir=folder / "tenants", data_dir=folder / "instance", log_level="error"
+        tenants_dir=folder / "tenants",
+        data_dir=folder / "instance",
+        app_dir=str(folder / "own"),
+        log_level="error",
     )
 
 
@@ -104,7 +113,7 @@ def reloads(bounds: Bounds, folder: Path) -> None:
         wait_until(partial(serves, host, number), every_s=0.05)
     audited = audited_of(host)
     assert audited[0].app.config["VERSION"] == RELOADS - 1
-    found = problems(audit(audited, host.settings.data_dir, libraries))
+    found = problems(audit(audited, host.settings.data_dir, libraries, WrittenFiles()))
     host.close()
     bounds.check(f"findings after {RELOADS} reloads {[*found]}", len(found), 0)
 
@@ -140,8 +149,11 @@ def planted(bounds: Bounds, folder: Path) -> None:
         values = {"SECRET_KEY": secrets.token_hex(32), "BLUEPRINTS": [*in_code.values()]} | keys
         text = "".join(f"{key} = {value!r}\n" for key, value in values.items())
         (folder / f"tenants/{name}.py").write_text(text)
-    found = problems(audit_folder(settings)[0])
-    expected = {*in_files, *in_code, *in_settings}
+    with redis_server.running() as redis:
+        plant_crossings(folder, redis.url)
+        found = problems(audit_folder(settings)[0])
+    crossings = set[str]().union(*(ids for ids, _ in leaks.CROSSING.values()))
+    expected = {*in_files, *in_code, *in_settings, *crossings}
     print(f"{len(expected)} leaks planted, {len(expected & found.keys())} found")
     for id_, finding in sorted(found.items()):
         print(f"  {id_}  {finding.place}")
@@ -150,6 +162,16 @@ def planted(bounds: Bounds, folder: Path) -> None:
     bounds.check("other findings", len(found.keys() - expected), 0)
     without_place = [finding for finding in found.values() if not finding.place]
     bounds.check("findings without a place", len(without_place), 0)
+
+
+def plant_crossings(folder: Path, redis_url: str) -> None:
+    """Write two tenants that share sessions, a cache, rate limits, a log file and uploads."""
+    endpoints = [*leaks.plant_crossings(folder)]
+    keys = leaks.keys_of_crossings(redis_url) | {"BLUEPRINTS": endpoints}
+    for name in ("initech", "umbrella"):
+        values = {"SECRET_KEY": secrets.token_hex(32)} | keys
+        text = "".join(f"{key} = {value!r}\n" for key, value in values.items())
+        (folder / f"tenants/{name}.py").write_text(text)
 
 
 def one_key(bounds: Bounds, folder: Path) -> None:

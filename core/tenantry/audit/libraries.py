@@ -19,7 +19,7 @@ from typing import Any
 from flask import Flask
 
 from tenantry.audit.process_snapshot import CodeOwners
-from tenantry.audit.raw_access import is_a, is_module, module_name, namespace_of, text_of
+from tenantry.audit.raw_access import is_a, is_module, module_name, namespace_of, own_dict, text_of
 
 _WITHOUT_REFERENCES = frozenset(
     map(id, (str, bytes, int, float, bool, complex, type(None), types.CodeType))
@@ -73,7 +73,7 @@ class LibraryObjects:
                 return import_(name, globals, locals, fromlist or (), level)
             finally:
                 running.pop()
-                if is_outermost and len(sys.modules) > len(self._modules):
+                if is_outermost and not self._modules.issuperset(sys.modules):
                     outputs = [] if self.code.is_tenant_code(name) else _log_outputs()
                     self.record([one for one in outputs if is_new and id(one) not in before])
 
@@ -91,7 +91,7 @@ class LibraryObjects:
         """
         waiting = deque(outputs)
         for name, module in list(sys.modules.items()):
-            if name not in self._modules and is_module(module):
+            if name not in self._modules and is_module(module) and not _is_being_imported(module):
                 self._modules.add(name)
                 if not self.code.is_tenant_code(name):
                     waiting.append(namespace_of(module))
@@ -118,6 +118,12 @@ class LibraryObjects:
         else:
             return is_a(thing, Flask)
         return self.code.is_tenant_code(name)
+
+
+def _is_being_imported(module: object) -> bool:
+    spec = namespace_of(module).get("__spec__")
+    # Python has no public function that tells whether a module is complete.
+    return bool((own_dict(spec) or {}).get("_initializing"))
 
 
 def _log_outputs() -> list[object]:

@@ -76,6 +76,10 @@ class ObjectGraph:
         """The `id()` of each object in the graph that belongs to another tenant."""
         self.modules: set[str] = set()
         """Names of the modules in the graph."""
+        self.packages: set[str] = set()
+        """Packages of the classes of the objects in the graph."""
+        self.stores: list[object] = []
+        """Caches and limiters in the graph."""
         self._tenant = tenant
         self._snapshot = snapshot
         self._parents: dict[int, tuple[object, int]] = {}
@@ -124,6 +128,7 @@ class ObjectGraph:
         if key in self._parents or (kind == "immutable" and key not in snapshot.apps):
             return False
         self._parents[key] = thing, 0 if parent is None else id(parent)
+        self.packages.add(snapshot.package_of(thing))
         if snapshot.owner(thing) not in (None, self._tenant):
             self.foreign.append(key)
             return False
@@ -135,6 +140,8 @@ class ObjectGraph:
             _is_own_namespace(thing, parent, snapshot) or _is_sentinel(thing, snapshot)
         ):
             self.mutable.add(key)
+            if snapshot.is_store(thing):
+                self.stores.append(thing)
         return True
 
 

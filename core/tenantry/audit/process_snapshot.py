@@ -14,6 +14,7 @@ from functools import cache
 
 from tenantry.audit.raw_access import is_module, module_name, namespace_of, text_of
 from tenantry.audit.sharing_rules import TypeKind, type_kind
+from tenantry.audit.stores import is_store
 from tenantry.endpoints.finding import find_endpoint
 from tenantry.errors import EndpointError
 from tenantry.private_code.names import plain_name, tenant_of
@@ -51,7 +52,7 @@ class CodeOwners:
             return True
         file = file_of(module)
         is_ours = plain.partition(".")[0] == TENANTRY
-        return bool(file) and not is_ours and not file.startswith(_library_folders())
+        return bool(file) and not is_ours and not file.startswith(library_folders())
 
 
 def endpoint_packages(tenants: Iterable[Tenant]) -> set[str]:
@@ -80,6 +81,7 @@ class ProcessSnapshot:
     """Maps the `id()` of each module's namespace to the module's name."""
     _kinds: dict[int, tuple[TypeKind, type]] = field(default_factory=dict)
     """Maps the `id()` of each type to its kind, and to the type, which keeps the `id()` valid."""
+    _stores: dict[int, bool] = field(default_factory=dict)
 
     def kind(self, thing: object) -> TypeKind:
         """Return how the graph treats an object."""
@@ -88,6 +90,19 @@ class ProcessSnapshot:
         if found is None:
             found = self._kinds[id(type_)] = (type_kind(type_), type_)
         return found[0]
+
+    def is_store(self, thing: object) -> bool:
+        """Whether an object is a cache or limiter that the audit can ask."""
+        type_ = type(thing)
+        found = self._stores.get(id(type_))
+        if found is None:
+            found = self._stores[id(type_)] = is_store(type_)
+        return found
+
+    def package_of(self, thing: object) -> str:
+        """Return the top-level package that defines a function, or the class of an object."""
+        module = self.module_of(thing) or module_name(type(thing))
+        return top_package(module)
 
     def is_tenant_code(self, module: str) -> bool:
         """Whether a module belongs neither to Tenantry nor to a library."""
@@ -109,6 +124,11 @@ class ProcessSnapshot:
         return self.modules.get(id(thing), "")
 
 
+def top_package(module: str) -> str:
+    """Return the first part of a module's name."""
+    return module.partition(".")[0]
+
+
 def file_of(module: str) -> str:
     """Return the file of an imported module, or "" if there is none."""
     found = sys.modules.get(module)
@@ -123,7 +143,7 @@ def _namespace_ids() -> Iterator[tuple[int, str]]:
 
 
 @cache
-def _library_folders() -> tuple[str, ...]:
+def library_folders() -> tuple[str, ...]:
     """Return the folders of the standard library and of installed packages."""
     paths = sysconfig.get_paths()
     folders = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]

@@ -1,9 +1,11 @@
 """Sends each tenant's session, signed token and client key to every other tenant.
 
-Each tenant signs a session that contains a flash message, and a token from `tenantry.serializer`.
-After that, each tenant receives one request with the session of another tenant. During this
-request, the tenant's app also opens the sessions and tokens of all other tenants. The request asks
-for a page that does not exist, so no view runs unless the app has a catch-all route.
+Each tenant gets a request during which its app stores a flash message in the session and signs a
+token with `tenantry.serializer`. The response carries the session's cookies, whatever the session
+interface of the app is. After that, each tenant receives one request with the cookies of another
+tenant. During this request, the tenant's app also opens the sessions and tokens of all other
+tenants. At the end, each app clears its session. The requests ask for a page that does not exist,
+so no view runs unless the app has a catch-all route.
 
 The host stores only hashes of client keys, so the audit cannot send an existing key. For the audit,
 `prepare_for_audit` adds a client to each tenant that has `CLIENTS`. The audit sends the key of the
@@ -11,16 +13,19 @@ added client to every other tenant.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask import request_started, session
+from flask import flash, request_started, session
 from itsdangerous import BadData
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from tenantry.audit.finding import AuditedTenant, Finding, finding_id, join_names
+from tenantry.audit.raw_access import full_name, mro
+from tenantry.audit.written_files import WrittenFiles
 from tenantry.endpoints.tokens import serializer
 from tenantry.http.environ import HEAD_CHECKED_FOR
 from tenantry.middleware import authentication
@@ -30,16 +35,23 @@ from tenantry.tenants.model import Tenant
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
+ANSWER_S = 10.0
+"""Seconds after which the audit no longer waits for the answer of an app."""
+
+FLASK_SESSION = "flask_session.base.ServerSideSessionInterface"
+
 _PURPOSE = "tenantry-audit"
 _SESSION_ITEM = "_tenantry_audit"
 _PAGE = "/-tenantry-audit-/"
 
 _SIGNED_KINDS = {"session": "session", "flash": "flash message", "token": "signed token"}
-"""Maps each kind of signed value to its name in messages."""
+"""Maps each kind of value that an app issues to its name in messages."""
 _CLIENT_KEY = "client key"
 
 _EARLY_STATUSES = frozenset({"429", "503"})
 """Status codes with which the host also refuses a request with a valid client key."""
+
+_Cookies = tuple[tuple[str, str], ...]
 
 
 class Acceptance(NamedTuple):
@@ -57,23 +69,27 @@ class ReplayResult:
     pair_count: int = 0
     """Number of pairs of tenants for which the audit has sent values from one to the other."""
     accepted: list[Acceptance] = field(default_factory=list)
-    unproven: list[str] = field(default_factory=list)
-    """Tenants for which the replay proves nothing.
+    unproven: dict[str, str] = field(default_factory=dict)
+    """Maps each tenant for which the replay proves nothing to the reason.
 
-    The replay proves nothing if a tenant rejects its own values, or answers 429 or 503 before
-    authentication.
+    The replay proves nothing if a tenant rejects its own values, does not answer, or answers 429 or
+    503 before authentication.
     """
     unauthenticated: list[str] = field(default_factory=list)
     """Tenants that admit a request without a key, although they have `CLIENTS` or `OIDC`."""
 
 
 @dataclass(frozen=True)
-class _SignedValues:
+class _Issued:
+    """What a tenant has given to a client."""
+
     tenant: str
-    cookie_name: str
-    session: str
-    """Value of the session cookie; empty if the app does not use Flask's signed cookies."""
+    cookies: _Cookies
+    session_cookie: str
+    """Value of the session cookie; empty if the app keeps no sessions."""
     token: str
+    failure: str
+    """Why the app could not store a session, or empty."""
 
 
 def prepare_for_audit(tenant: Tenant) -> tuple[Tenant, str]:
@@ -92,78 +108,87 @@ def prepare_for_audit(tenant: Tenant) -> tuple[Tenant, str]:
     return tenant.model_copy(update={"clients": Clients((*tenant.clients.all, client))}), key
 
 
-def replay(tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str] = ()) -> ReplayResult:
+def replay(
+    tenants: Sequence[AuditedTenant],
+    trusted_hosts: Sequence[str] = (),
+    files: WrittenFiles | None = None,
+) -> ReplayResult:
     """Send the session, token and client key of every tenant to every other tenant.
 
     Args:
         tenants: the tenants, with their apps.
         trusted_hosts: the host's `TRUSTED_HOSTS`. If this list is empty, the host accepts any host
             name.
+        files: records the files that the apps write.
     """
     result = ReplayResult()
-    signed = [_sign(audited) for audited in tenants]
     host_name = next(iter(trusted_hosts), "localhost")
     with _refusals_not_logged():
-        for audited, own in zip(tenants, signed, strict=True):
-            target = _Target(audited, host_name)
-            others = [values for values in signed if values is not own]
-            is_proven = target.accepts_own(own)
+        targets = [_Target(audited, host_name, files) for audited in tenants]
+        issued = [target.issue() for target in targets]
+        for target, own in zip(targets, issued, strict=True):
+            others = [values for values in issued if values is not own]
+            reason = target.why_own_is_rejected(own)
             result.pair_count += len(others)
             result.accepted += target.accepted(others)
             if target.is_authenticated:
                 result.accepted += target.accepted_keys(tenants)
                 if target.admits(key=""):
-                    result.unauthenticated.append(audited.name)
-            if not is_proven or target.has_answered_early:
-                result.unproven.append(audited.name)
+                    result.unauthenticated.append(target.name)
+            if reason or target.problem:
+                result.unproven[target.name] = reason or target.problem
+        for target, own in zip(targets, issued, strict=True):
+            target.forget(own)
     return result
 
 
-def replay_findings(result: ReplayResult, files: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield a finding for each tenant and each kind of foreign value that the tenant accepts.
-
-    Args:
-        result: the result of `replay`.
-        files: maps each tenant to its tenant file.
-    """
+def replay_findings(result: ReplayResult, tenants: Sequence[AuditedTenant]) -> Iterator[Finding]:
+    """Yield a finding for each tenant and each kind of foreign value that the tenant accepts."""
+    by_name = {audited.name: audited for audited in tenants}
     sources: dict[tuple[str, str], list[str]] = {}
     for kind, source, target in result.accepted:
         sources.setdefault((target, kind), []).append(source)
     for (target, kind), others in sources.items():
-        yield _accepted_finding(target, kind, others, files[target])
+        yield _accepted_finding(by_name[target], kind, others)
     for name in result.unauthenticated:
         yield Finding(
             id="open-gate",
             tenants=(name,),
             text="requests without a key reach the app, although 'CLIENTS' or 'OIDC' is set",
             remedy="remove code that changes Tenantry itself, or report a bug",
-            place=files[name],
+            place=by_name[name].tenant.file,
         )
-    for name in result.unproven:
+    for name, reason in result.unproven.items():
         yield Finding(
             id="replay-unproven",
             tenants=(name,),
-            text="replays prove nothing, because the tenant rejects its own session, token or "
-            "client key, or answers 429 or 503",
-            remedy="check whether code replaces Flask's sessions, or answers requests before Flask",
-            place=files[name],
-            is_note=True,
+            text=f"the audit cannot prove that {name} rejects the sessions and keys of other "
+            f"tenants: {reason}",
+            remedy="start the services that the app needs, such as its session store, and audit "
+            "again; if code answers before Flask, test it yourself and add the ID to AUDIT_ACCEPT",
+            place=by_name[name].tenant.file,
         )
 
 
-def _accepted_finding(target: str, kind: str, sources: Sequence[str], file: str) -> Finding:
+def _accepted_finding(target: AuditedTenant, kind: str, sources: Sequence[str]) -> Finding:
     label = _SIGNED_KINDS.get(kind, kind)
+    interface = type(target.app.session_interface)
     if kind == _CLIENT_KEY:
         remedy = "give the client a different key at each tenant: tenantry key NAME CLIENT"
+    elif any(full_name(class_) == FLASK_SESSION for class_ in mro(interface)):
+        line = f"SESSION_KEY_PREFIX = {target.name + ':session:'!r}"
+        remedy = f"give each tenant its own prefix; in {target.tenant.file}: {line}"
     else:
         remedy = "give each tenant its own 'SECRET_KEY', and do not replace 'app.session_interface'"
     return Finding(
         id=finding_id("replay", kind),
-        tenants=(target, *sources),
-        text=f"{target} accepts a {label} that {join_names(sources)} issued",
+        tenants=(target.name, *sources),
+        text=f"{target.name} accepts a {label} that {join_names(sources)} issued",
         remedy=remedy,
-        paths=tuple(f"{name}: its {label}, sent to {target}, accepted" for name in sources[:2]),
-        place=file,
+        paths=tuple(
+            f"{name}: its {label}, sent to {target.name}, accepted" for name in sources[:2]
+        ),
+        place=target.tenant.file,
     )
 
 
@@ -182,28 +207,15 @@ def _refusals_not_logged() -> Iterator[None]:
         logger.removeFilter(reject)
 
 
-def _sign(audited: AuditedTenant) -> _SignedValues:
-    app, name = audited.app, audited.name
-    get_signer = getattr(app.session_interface, "get_signing_serializer", None)
-    signer = None if get_signer is None else get_signer(app)
-    content = {_SESSION_ITEM: name, "_flashes": [("message", name)]}
-    with app.app_context():
-        token = str(serializer(_PURPOSE).dumps(name))
-    return _SignedValues(
-        tenant=name,
-        cookie_name=str(app.config["SESSION_COOKIE_NAME"]),
-        session="" if signer is None else str(signer.dumps(content)),
-        token=token,
-    )
-
-
 class _Target:
-    """A tenant that receives the values of other tenants."""
+    """A tenant that issues values, and receives the values of other tenants."""
 
-    def __init__(self, audited: AuditedTenant, host_name: str) -> None:
+    def __init__(self, audited: AuditedTenant, host_name: str, files: WrittenFiles | None) -> None:
+        self.name = audited.name
+        self._files = files
         self.is_authenticated = bool(audited.tenant.clients or audited.tenant.oidc)
-        self.has_answered_early = False
-        """Whether a request was answered before the host checked its client key."""
+        self.problem = ""
+        """Why answers of the tenant prove nothing, or empty."""
         self._audited = audited
         self._app = audited.app
         self._cookie_name = str(audited.app.config["SESSION_COOKIE_NAME"])
@@ -217,17 +229,49 @@ class _Target:
             "SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HEAD_CHECKED_FOR: audited.name,
         }  # fmt: skip
 
-    def accepts_own(self, own: _SignedValues) -> bool:
-        """Whether the tenant accepts its own client key, session, flash message and token."""
+    def issue(self) -> _Issued:
+        """Let the app store a session and sign a token, and return both."""
+        token, has_sessions = "", True
+
+        def store() -> None:
+            nonlocal token, has_sessions
+            token = str(serializer(_PURPOSE).dumps(self.name))
+            has_sessions = not self._app.session_interface.is_null_session(session)
+            if has_sessions:
+                session[_SESSION_ITEM] = self.name
+                flash(self.name)
+
+        cookies = self._request({}, store)
+        found = dict(cookies).get(self._cookie_name, "")
+        failure = self.problem or ("" if token else "its app handles no request")
+        if has_sessions and not (found or failure):
+            failure = "its app sets no session cookie"
+        return _Issued(self.name, cookies, found, token, failure)
+
+    def forget(self, own: _Issued) -> None:
+        """Let the app remove the session that `issue` has stored."""
+        if own.session_cookie:
+            self._request(self._cookie_header(own), lambda: session.clear())  # noqa: PLW0108 - a proxy
+
+    def why_own_is_rejected(self, own: _Issued) -> str:
+        """Return why the tenant rejects its own client key, session, flash message or token.
+
+        If the tenant accepts all of them, the result is empty.
+        """
         own_key = self._audited.client_key
         if own_key and not self.admits(own_key):
-            return False
-        return {item.kind for item in self.accepted([own])} == {*_SIGNED_KINDS}
+            return self.problem or "it rejects its own client key"
+        if own.failure:
+            return own.failure
+        found = {item.kind for item in self.accepted([own])}
+        wanted = _SIGNED_KINDS if own.session_cookie else ["token"]
+        missing = [_SIGNED_KINDS[kind] for kind in wanted if kind not in found]
+        return f"it rejects its own {missing[0]}" if missing else ""
 
     def accepted_keys(self, tenants: Sequence[AuditedTenant]) -> list[Acceptance]:
         """Return the client keys of other tenants that the tenant accepts."""
         return [
-            Acceptance(_CLIENT_KEY, source.name, self._audited.name)
+            Acceptance(_CLIENT_KEY, source.name, self.name)
             for source in tenants
             if source is not self._audited and source.client_key and self.admits(source.client_key)
         ]
@@ -241,64 +285,100 @@ class _Target:
             is_reached = True
 
         with request_started.connected_to(note_reached, self._app):
-            status = _send(self._audited.wsgi, self._host_environ | _key_header(key))
-        self.has_answered_early |= not is_reached and status in _EARLY_STATUSES
+            answer = self._send(self._audited.wsgi, self._host_environ | _key_header(key))
+        if not is_reached and answer.status in _EARLY_STATUSES:
+            self.problem = f"it answers {answer.status} before it checks a client key"
         return is_reached
 
-    def accepted(self, values: Sequence[_SignedValues]) -> list[Acceptance]:
-        """Return the signed values that the app accepts.
+    def accepted(self, values: Sequence[_Issued]) -> list[Acceptance]:
+        """Return the sessions, flash messages and tokens that the app accepts.
 
-        The request carries the session of `values[0]`. While the app handles this request, the app
+        The request carries the cookies of `values[0]`. While the app handles this request, the app
         also opens the other sessions.
         """
-        found: list[Acceptance] | None = None
+        found: list[Acceptance] = []
 
-        def open_all(_: object, **__: object) -> None:
-            nonlocal found
-            found = self._opened(session, values[0])
+        def open_all() -> None:
+            found.extend(self._opened(session, values[0]))
             for other in values[1:]:
-                request = self._app.request_class(self._app_environ | self._cookie_header(other))
+                environ = self._app_environ | self._cookie_header(other)
+                request = self._app.request_class(environ)
                 opened = self._app.session_interface.open_session(self._app, request)
-                found += self._opened(opened or {}, other)
+                found.extend(self._opened({} if opened is None else opened, other))
 
-        if not values:
-            return []
-        cookie = self._cookie_header(values[0])
-        with request_started.connected_to(open_all, self._app):
-            _send(
-                self._audited.wsgi,
-                self._host_environ | cookie | _key_header(self._audited.client_key),
-            )
-            if found is None:  # the host requires an OIDC token
-                _send(self._app.wsgi_app, self._app_environ | cookie)
-        return found or []
+        if values:
+            self._request(self._cookie_header(values[0]), open_all)
+        return found
 
-    def _cookie_header(self, values: _SignedValues) -> dict[str, str]:
-        # An attacker can also rename a cookie, so the value is sent under both names.
-        names = (values.cookie_name, self._cookie_name)
-        return {"HTTP_COOKIE": "; ".join(f"{name}={values.session}" for name in names)}
+    def _request(self, cookies: dict[str, str], work: Callable[[], None]) -> _Cookies:
+        """Send a request, do work while the app handles it, and return the response's cookies."""
+        is_reached = False
 
-    def _opened(self, opened: Mapping[str, Any], values: _SignedValues) -> list[Acceptance]:
+        def do_work(_: object, **__: object) -> None:
+            nonlocal is_reached
+            is_reached = True
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - a session interface may raise any exception
+                self.problem = f"its session interface raises {type(error).__name__}"
+
+        environ = self._host_environ | cookies | _key_header(self._audited.client_key)
+        with request_started.connected_to(do_work, self._app):
+            answer = self._send(self._audited.wsgi, environ)
+            if not is_reached:  # the host requires an OIDC token
+                answer = self._send(self._app.wsgi_app, self._app_environ | cookies)
+        return answer.cookies
+
+    def _cookie_header(self, values: _Issued) -> dict[str, str]:
+        # An attacker can also rename a cookie, so the session is sent under both names.
+        cookies = dict(values.cookies) | {self._cookie_name: values.session_cookie}
+        return {"HTTP_COOKIE": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+
+    def _opened(self, opened: Mapping[str, Any], values: _Issued) -> list[Acceptance]:
         kinds = []
         if opened.get(_SESSION_ITEM) == values.tenant:
             kinds.append("session")
-        if any(values.tenant in flash for flash in opened.get("_flashes") or ()):
+        if any(values.tenant in flashed for flashed in opened.get("_flashes") or ()):
             kinds.append("flash")
         with suppress(BadData):  # a tenant should reject the token of another tenant
             if serializer(_PURPOSE).loads(values.token) == values.tenant:
                 kinds.append("token")
-        return [Acceptance(kind, values.tenant, self._audited.name) for kind in kinds]
+        return [Acceptance(kind, values.tenant, self.name) for kind in kinds]
+
+    def _send(self, wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> "_Answer":
+        """Send a request in a thread of its own, because an app may block forever."""
+        no_answer = f"it does not answer within {ANSWER_S:g} s"
+        if self.problem == no_answer:
+            return _Answer()
+        answers: list[_Answer] = []
+        thread = threading.Thread(
+            target=lambda: answers.append(_answer(wsgi, environ)), daemon=True
+        )
+        with nullcontext() if self._files is None else self._files.of(self.name):
+            thread.start()
+            thread.join(ANSWER_S)
+        if not answers:
+            self.problem = no_answer
+            return _Answer()
+        return answers[0]
+
+
+class _Answer(NamedTuple):
+    """The answer to a request. The status is empty if the app raises an exception."""
+
+    status: str = ""
+    cookies: _Cookies = ()
 
 
 def _key_header(key: str) -> dict[str, str]:
     return {"HTTP_X_API_KEY": key} if key else {}
 
 
-def _send(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> str:
-    """Send a request, and return the status code, or "" if the app raises an exception."""
+def _answer(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> _Answer:
     try:
-        _, status, _ = run_wsgi_app(wsgi, environ, buffered=True)
+        _, status, headers = run_wsgi_app(wsgi, environ, buffered=True)
     except Exception:  # an app may raise any exception
         logging.getLogger(__name__).debug("replay.failed", exc_info=True)
-        return ""
-    return status[:3]
+        return _Answer()
+    pairs = [header.partition(";")[0].partition("=") for header in headers.getlist("Set-Cookie")]
+    return _Answer(status[:3], tuple((name, value) for name, _, value in pairs))

@@ -14,17 +14,21 @@ from pathlib import Path
 
 from tenantry.audit.finding import AuditedTenant, Finding
 from tenantry.audit.libraries import LibraryObjects
+from tenantry.audit.library_globals import library_globals
 from tenantry.audit.replay import replay, replay_findings
 from tenantry.audit.settings_check import check_settings
 from tenantry.audit.shared_objects import compare_objects
 from tenantry.audit.shared_values import compare_values
 from tenantry.audit.source_scan import scan_sources
+from tenantry.audit.stores import ask_stores, is_answered
+from tenantry.audit.written_files import WrittenFiles, shared_files
 
 
 def audit(
     tenants: Sequence[AuditedTenant],
     data_dir: Path,
     libraries: LibraryObjects,
+    files: WrittenFiles,
     *,
     trusted_hosts: Sequence[str] = (),
 ) -> list[Finding]:
@@ -37,9 +41,10 @@ def audit(
             not receive other requests.
         data_dir: the host's `DATA_DIR`.
         libraries: the objects that libraries created, recorded while the apps were built.
+        files: the files that the apps have written while they were built.
         trusted_hosts: the host's `TRUSTED_HOSTS`.
     """
-    findings = [*_run_checks(tenants, data_dir, trusted_hosts, libraries)]
+    findings = [*_run_checks(tenants, data_dir, libraries, files, trusted_hosts)]
     findings = _mark_accepted(findings, tenants)
     findings += _unused_acceptances(findings, tenants)
     return sorted(findings, key=lambda finding: (not finding.is_problem, finding.is_note))
@@ -48,19 +53,25 @@ def audit(
 def _run_checks(
     tenants: Sequence[AuditedTenant],
     data_dir: Path,
-    trusted_hosts: Sequence[str],
     libraries: LibraryObjects,
+    files: WrittenFiles,
+    trusted_hosts: Sequence[str],
 ) -> Iterator[Finding]:
     # The replay must come first, because its requests make the apps create lazy objects.
-    result = replay(tenants, trusted_hosts)
-    yield from replay_findings(result, {audited.name: audited.tenant.file for audited in tenants})
+    result = replay(tenants, trusted_hosts, files)
+    yield from replay_findings(result, tenants)
     objects = compare_objects(tenants, libraries)
     yield from objects.findings
     places = {finding.place for finding in objects.findings}
     for finding in scan_sources(objects.snapshot, objects.modules):
         if finding.place not in places:
             yield finding
-    yield from compare_values(tenants, data_dir)
+    yield from library_globals(tenants, objects.snapshot, objects.packages)
+    yield from ask_stores(tenants, objects.stores)
+    yield from shared_files(files, tenants, data_dir)
+    for finding in compare_values(tenants, data_dir):
+        if not is_answered(finding, objects.stores):
+            yield finding
     yield from check_settings(tenants, data_dir, trusted_hosts)
 
 

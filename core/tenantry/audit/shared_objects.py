@@ -55,12 +55,16 @@ _Root = tuple[str, object]
 
 @dataclass(frozen=True)
 class ObjectComparison:
-    """The result of a comparison of the apps' object graphs."""
+    """The result of a comparison of the apps' object graphs. Each mapping is by tenant."""
 
     snapshot: ProcessSnapshot
     modules: Mapping[str, frozenset[str]]
-    """Maps each tenant to the modules that its app references."""
-    findings: tuple[Finding, ...]
+    """The modules that each app references."""
+    packages: Mapping[str, frozenset[str]]
+    """The packages whose objects each app references."""
+    stores: Mapping[str, Sequence[object]]
+    """The caches and limiters that each app references."""
+    findings: Sequence[Finding]
 
 
 def compare_objects(
@@ -87,18 +91,21 @@ def compare_objects(
     referenced_by: dict[int, list[str]] = {}
     foreign: list[tuple[str, int]] = []
     modules: dict[str, frozenset[str]] = {}
+    stores: dict[str, Sequence[object]] = {}
+    packages: dict[str, frozenset[str]] = {}
     for name, app in apps.items():
         graph = app.build_graph()
         modules[name] = frozenset(graph.modules)
+        stores[name] = graph.stores
+        packages[name] = frozenset(graph.packages)
         foreign += [(name, key) for key in graph.foreign]
         for key in graph.mutable:
             if not libraries.has_id(key):
                 referenced_by.setdefault(key, []).append(name)
     shared = {key: names for key, names in referenced_by.items() if len(names) > 1}
     reporter = _Reporter(apps, shared, modules, snapshot)
-    return ObjectComparison(
-        snapshot, modules, (*reporter.shared_objects(), *reporter.foreign_code(foreign))
-    )
+    findings = [*reporter.shared_objects(), *reporter.foreign_code(foreign)]
+    return ObjectComparison(snapshot, modules, packages, stores, findings)
 
 
 def _listener_id(listener: object) -> int:

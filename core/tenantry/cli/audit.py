@@ -14,6 +14,7 @@ from tenantry.audit.libraries import LibraryObjects
 from tenantry.audit.process_snapshot import CodeOwners, endpoint_packages
 from tenantry.audit.replay import prepare_for_audit
 from tenantry.audit.run import audit
+from tenantry.audit.written_files import WrittenFiles
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.completion import complete_tenant
 from tenantry.cli.output import count, examples, json_option, print_json, print_table
@@ -69,8 +70,11 @@ def audit_folder(settings: HostSettings, names: Sequence[str] = ()) -> tuple[lis
     tenants, rejected = _read(settings, names)
     host = create_host(settings)
     libraries = LibraryObjects(CodeOwners(endpoint_packages(tenants)))
-    with libraries.recording(), _built(host, tenants) as (audited, failed):
-        found = audit(audited, settings.data_dir, libraries, trusted_hosts=settings.trusted_hosts)
+    files = WrittenFiles()
+    with libraries.recording(), _built(host, tenants, files) as (audited, failed):
+        found = audit(
+            audited, settings.data_dir, libraries, files, trusted_hosts=settings.trusted_hosts
+        )
     if names:  # findings about unused secrets have no tenant
         found = [finding for finding in found if finding.tenants]
     return [*rejected, *failed, *found], len(tenants) + len(rejected)
@@ -105,7 +109,7 @@ def _read(settings: HostSettings, names: Sequence[str]) -> tuple[list[Tenant], l
 
 @contextmanager
 def _built(
-    host: Host, tenants: Sequence[Tenant]
+    host: Host, tenants: Sequence[Tenant], files: WrittenFiles
 ) -> Iterator[tuple[list[AuditedTenant], list[Finding]]]:
     """Build the tenants' apps, and close the host at the end of the `with` block."""
     audited: list[AuditedTenant] = []
@@ -114,7 +118,8 @@ def _built(
     keys = {tenant.name: key for tenant, key in pairs}
     try:
         for mount in host.serve_only([tenant for tenant, _ in pairs]):
-            mount.ensure_instance()
+            with files.of(mount.name):
+                mount.ensure_instance()
             app = None if mount.instance is None else mount.instance.app
             flask_app = None if app is None else app()
             tenant = mount.tenant
