@@ -1,9 +1,11 @@
 """import-linter checks which packages may import which, and detects violations."""
 
+import ast
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,15 @@ def test_at_most_ten_layers_contain_all_packages() -> None:
 
     assert modules - {"__init__", "__pycache__"} == set().union(*layers)
     assert len(layers) <= 10
+
+
+def test_each_class_name_exists_once() -> None:
+    """No two classes of Tenantry have the same name, so a name in a log or a search is unique."""
+    names = Counter(
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+
+    assert [] == [name for name, number in names.items() if number > 1]

@@ -18,7 +18,7 @@ from servers import wait_until
 from shops import WriteShop, first, second, write_shop_fixture
 from tenantry.errors import TenantryError
 from tenantry.migrations.fleet_run import FleetLimits, downgrade, upgrade
-from tenantry.migrations.journal import Journal, Step, journal_file
+from tenantry.migrations.journal import Journal, MigrationStep, journal_file
 from tenantry.migrations.status import MigrationStatus, fleet_status
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import parse_tenant
@@ -125,7 +125,7 @@ def test_a_lost_database_and_a_blocked_folder_fail_alone(
     assert not (data_dir / "acme/acme.sqlite3").exists()
 
 
-def _steps(data_dir: Path, run: int) -> list[Step]:
+def _steps(data_dir: Path, run: int) -> list[MigrationStep]:
     with Journal(data_dir) as journal:
         return [*journal.steps(run)]
 

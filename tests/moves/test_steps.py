@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from tenantry.errors import TenantryError
-from tenantry.moves.steps import Step, run_steps
+from tenantry.moves.steps import MoveStep, run_steps
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ def test_a_step_that_fails_is_named_in_one_line(error: Exception) -> None:
         raise error
 
     with pytest.raises(TenantryError, match=r"copying files failed: .*run the same command again"):
-        run_steps([Step("copying files", fail)], lambda *_: None)
+        run_steps([MoveStep("copying files", fail)], lambda *_: None)

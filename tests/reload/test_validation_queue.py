@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from servers import DEADLINE_S
-from tenantry.reload.validation_queue import BATCH_S, QUEUED_WAIT_S, ValidationQueue
+from tenantry.http.environ import START_WAIT_S
+from tenantry.reload.validation_queue import BATCH_S, ValidationQueue
 from tenantry.reload.workers import MAX_VALIDATIONS, ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.settings import HostSettings
@@ -132,5 +133,5 @@ def test_a_request_can_ask_without_waiting(
     queue.mark_reconciled("initech")
     left_s.append(queue.ask(mount))
 
-    assert ([QUEUED_WAIT_S, QUEUED_WAIT_S - 5.0, 0.0], "initech") == (left_s, first)
+    assert ([START_WAIT_S, START_WAIT_S - 5.0, 0.0], "initech") == (left_s, first)
     assert (["reconciled"], 0) == (noted, queue._urgent.qsize())

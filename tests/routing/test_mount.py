@@ -16,9 +16,10 @@ from werkzeug.test import create_environ, run_wsgi_app
 from wsgi_apps import Builder, build, get, make_mount, make_tenant, saying
 
 from servers import DEADLINE_S, wait_until
+from tenantry.http.environ import START_WAIT_S
 from tenantry.routing import build_pool
 from tenantry.routing.build_failure import MAX_PAUSE_S
-from tenantry.routing.build_pool import LONG_WAIT_S, SHORT_WAIT_S
+from tenantry.routing.build_pool import SHORT_WAIT_S
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import FILE_RETRY_AFTER_S, MAINTENANCE_RETRY_AFTER_S, Mount
 from tenantry.tenants.model import Tenant
@@ -148,7 +149,7 @@ def test_a_request_can_wait_for_a_build_without_a_thread() -> None:
     assert ended.wait(DEADLINE_S)
     waits_s.append(mount.wait_s())
 
-    assert ([LONG_WAIT_S, LONG_WAIT_S - 5.0, 0.0], 1) == (waits_s, slow.starts)
+    assert ([START_WAIT_S, START_WAIT_S - 5.0, 0.0], 1) == (waits_s, slow.starts)
 
 
 def test_no_request_waits_for_a_build_that_has_failed() -> None:
@@ -209,7 +210,7 @@ def test_a_build_that_hangs_occupies_no_request_thread(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a build hangs, even the request that started it gets 503, but the build continues."""
-    for name in ("LONG_WAIT_S", "SHORT_WAIT_S"):
+    for name in ("START_WAIT_S", "SHORT_WAIT_S"):
         monkeypatch.setattr(build_pool, name, 0.0)
     slow = SlowBuild()
     mount = make_mount(make_tenant(), slow)

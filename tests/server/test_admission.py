@@ -13,7 +13,7 @@ from servers import wait_until
 from tenantry.host import Host
 from tenantry.http.environ import CONNECTION, IS_FOR_OPERATORS, REQUEST_ID, REQUEST_RECORD
 from tenantry.http.problem import ProblemResponse
-from tenantry.middleware.in_flight import BUSY
+from tenantry.middleware.in_flight import TENANT_BUSY
 from tenantry.observability.scoreboard import Scoreboard
 from tenantry.routing.mount import STARTING
 from tenantry.server.admission import Admission, OpenAdmission
@@ -194,7 +194,7 @@ def test_a_request_that_waits_too_long_for_its_build_gets_503(admission: Any, ho
     host.follower._build_pool.close()  # no build ends during the test
     record = admission.enter(routed(admission, "/acme/x")[1])
 
-    assert (None, STARTING, BUSY) == (
+    assert (None, STARTING, TENANT_BUSY) == (
         record,
         admission.busy("acme")[0],
         admission.busy("globex")[0],

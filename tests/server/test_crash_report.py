@@ -6,10 +6,11 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tenantry.server.crash_report import CrashReport
+from tenantry.server.crash_report import CrashReport, oom_counter
 
 
 @pytest.fixture(name="report")
@@ -59,3 +60,28 @@ def test_a_crashed_thread_is_named(
 ) -> None:
     """The report names the thread that ends the process; a kill from outside leaves no name."""
     assert (is_named, code) == _end_in_thread(report, act)
+
+
+@pytest.mark.parametrize(
+    ("own_cgroup", "counter"),
+    [
+        ("7:memory:/old\n0::/tenantry.service\n", "cgroup/tenantry.service/memory.events"),
+        ("0::/tenantry.service/worker\n", "cgroup/tenantry.service/memory.events"),
+        ("0::/other.service\n", "proc/vmstat"),
+        ("0::/\n", "proc/vmstat"),
+        ("7:memory:/old\n", "proc/vmstat"),
+        ("0::/../neighbour\n", "proc/vmstat"),
+    ],
+)
+def test_kills_for_lack_of_memory_count_in_the_own_cgroup(
+    tmp_path: Path, own_cgroup: str, counter: str
+) -> None:
+    """The nearest cgroup with a memory controller counts; without one, the whole machine counts."""
+    for folder in ("proc/self", "cgroup/tenantry.service/worker", "cgroup/other.service"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "cgroup/tenantry.service/memory.events").write_text("oom_kill 0\n")
+    (tmp_path / "proc/self/cgroup").write_text(own_cgroup)
+
+    found = oom_counter(tmp_path / "proc", tmp_path / "cgroup")
+
+    assert tmp_path / counter == found

@@ -16,7 +16,7 @@ DOWN = "The database of this application does not respond. Try again later."
 READ_ONLY = "The database of this application is read-only now. Try again later."
 UNSTORABLE = "The database of this application cannot store a character of this request."
 FULL = "The database of this application cannot store more data."
-BUSY = "All database connections are in use. Try again later."
+CONNECTIONS_IN_USE = "All database connections are in use. Try again later."
 
 FULL_RETRY_AFTER_S = 60
 """Value of `Retry-After` while the database is full, because an operator has to free space."""

@@ -17,7 +17,11 @@ from sqlalchemy import event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from tenantry.database.budget import ConnectionBudget, EvictedConnection
-from tenantry.database.errors import BUSY, ConnectionsExhaustedError, DatabaseDownError
+from tenantry.database.errors import (
+    CONNECTIONS_IN_USE,
+    ConnectionsExhaustedError,
+    DatabaseDownError,
+)
 
 ASSUMED_CHECKOUT_S = 0.005
 """Seconds that a checkout is assumed to take before the first measurement."""
@@ -213,7 +217,7 @@ class BudgetPool(Pool):
             grant = self._budget.acquire(self, must_open=must_open)
         except ConnectionsExhaustedError as error:
             _logger.error("database.connections_exhausted", extra={"reason": str(error)})
-            raise DatabaseDownError(1, BUSY) from error
+            raise DatabaseDownError(1, CONNECTIONS_IN_USE) from error
         if not isinstance(grant, EvictedConnection):
             return grant
         try:

@@ -50,8 +50,14 @@ CONNECTION = "tenantry.connection"
 IS_FOR_OPERATORS = "tenantry.is_for_operators"
 """Key that is present in a request on the operators' listener."""
 
-MAX_WAIT_S = "tenantry.max_wait_s"
+MAX_WAIT = "tenantry.max_wait_s"
 """Seconds for which the request may wait for the tenant's instance; absent if one exists."""
+
+START_WAIT_S = 20.0
+"""Maximum seconds for which requests wait until their tenant can answer: for the validation of
+tenant files, and for the build of the instance. Validating a tenant file takes 1 ms or, if the file
+hangs, up to 6 s. A build usually takes 10 to 125 ms. A build with a database migration took 12 s on
+an overloaded machine."""
 
 _WERKZEUG_REQUEST = "werkzeug.request"
 

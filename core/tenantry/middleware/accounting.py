@@ -28,7 +28,7 @@ from tenantry.http.environ import (
 from tenantry.http.problem import ProblemResponse
 from tenantry.http.request_record import RequestRecord
 from tenantry.http.response_close import ResponseCutError, on_close
-from tenantry.middleware.in_flight import BUSY, RequestsInFlight
+from tenantry.middleware.in_flight import TENANT_BUSY, RequestsInFlight
 from tenantry.middleware.start_wait import StartWait
 from tenantry.observability.usage_counters import UsageCounters
 
@@ -73,7 +73,7 @@ class Accounting:
             is_waiting = self.enter(environ) is None
             record = environ[REQUEST_RECORD]
             if is_waiting or record.is_over:
-                target = BUSY
+                target = TENANT_BUSY
         # A mount or the app can change the path later.
         record.path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         record.request_id, record.method = environ[REQUEST_ID], environ["REQUEST_METHOD"]

@@ -36,8 +36,8 @@ _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 _API_KEY = "HTTP_X_API_KEY"
 _AUTHORIZATION = "HTTP_AUTHORIZATION"
 
-Claims = Mapping[str, Any]
-Verify = Callable[[str], Claims]
+TokenClaims = Mapping[str, Any]
+Verify = Callable[[str], TokenClaims]
 """A function that returns the claims of a token, including `sub`, or raises a `TokenRefusedError`
 or an `IssuerDownError`."""
 EndpointOf = Callable[["WSGIEnvironment"], str | None]

@@ -24,7 +24,7 @@ LIVENESS = "/-/livez"
 LIVE_BODY = b'{"status": "live"}\n'
 
 NOT_FOUND = ProblemResponse(HTTPStatus.NOT_FOUND, "Nothing is served at this path.")
-STARTING = ProblemResponse(
+HOST_STARTING = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE, "This host is starting.", retry_after_s=1
 )
 GET_ONLY = ProblemResponse(
@@ -114,7 +114,7 @@ class HostPages:
         path = environ.get("PATH_INFO", "")
         page = self._pages.get(path, NOT_FOUND)
         if page is NOT_FOUND and not path.startswith("/-/") and not self._is_all_known():
-            page = STARTING  # the path may belong to a tenant whose file is not validated yet
+            page = HOST_STARTING  # the path may belong to a tenant whose file is not validated yet
         if path in self._pages and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             page = GET_ONLY
         return page(environ, start_response)

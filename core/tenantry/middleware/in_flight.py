@@ -23,7 +23,7 @@ RETRY_AFTER_S = 1
 """`Retry-After` of a refused request, in seconds. After one second, most requests that hold a slot
 have ended."""
 
-BUSY = ProblemResponse(
+TENANT_BUSY = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "This application already has its maximum number of requests in progress.",
     retry_after_s=RETRY_AFTER_S,

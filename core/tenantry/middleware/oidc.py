@@ -21,7 +21,7 @@ from joserfc.jws import JWSRegistry
 from joserfc.registry import Header
 from joserfc.util import urlsafe_b64decode
 
-from tenantry.middleware.authentication import Claims, IssuerDownError, TokenRefusedError
+from tenantry.middleware.authentication import IssuerDownError, TokenClaims, TokenRefusedError
 from tenantry.middleware.issuer import Issuer, IssuerError, read_key_set
 from tenantry.tenants.openid import ClaimValue, OpenId
 
@@ -86,7 +86,7 @@ class TokenCheck:
         self._clock = clock
         self._registry = _Registry(algorithms=ALGORITHMS, strict_check_header=False)
 
-    def __call__(self, token: str) -> Claims:
+    def __call__(self, token: str) -> TokenClaims:
         """Return the claims of a token, including `sub`.
 
         Raises:

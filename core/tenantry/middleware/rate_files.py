@@ -31,7 +31,7 @@ from pathlib import Path
 
 from limits import RateLimitItem
 
-from tenantry.middleware.rate_storage import Count
+from tenantry.middleware.rate_storage import RateCount
 
 ENTRIES = 252
 """Number of entries for one rate. The entries and the header fit into one page of memory."""
@@ -94,7 +94,7 @@ class HostStorage:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _delete_old_files(folder)
 
-    def hit(self, tenant: str, rates: Rates) -> list[Count] | None:
+    def hit(self, tenant: str, rates: Rates) -> list[RateCount] | None:
         """Count a request if it fits all rates.
 
         Return all counts, or the count of the exceeded rate.
@@ -246,16 +246,16 @@ class _RatePage:
         return at_ns, last
 
 
-def _count(pages: Sequence[_RatePage], now_ns: int) -> list[Count]:
+def _count(pages: Sequence[_RatePage], now_ns: int) -> list[RateCount]:
     used = []
     for page in pages:
         used.append(page.look(now_ns))
         if used[-1] >= page.limit:
-            return [Count(False, page.limit, page.window_s, 0, page.wait_s(now_ns))]
+            return [RateCount(False, page.limit, page.window_s, 0, page.wait_s(now_ns))]
     for page in pages:
         page.add(now_ns)
     return [
-        Count(True, page.limit, page.window_s, page.limit - number - 1, page.wait_s(now_ns))
+        RateCount(True, page.limit, page.window_s, page.limit - number - 1, page.wait_s(now_ns))
         for page, number in zip(pages, used, strict=True)
     ]
 

@@ -18,7 +18,7 @@ from limits import RateLimitItem, parse_many
 from tenantry.http.environ import RATE_HEADERS
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.middleware.rate_files import HostStorage
-from tenantry.middleware.rate_storage import Count, SharedStorage
+from tenantry.middleware.rate_storage import RateCount, SharedStorage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -182,11 +182,11 @@ class RateLimit:
         return None
 
 
-def _remaining(count: Count) -> int:
+def _remaining(count: RateCount) -> int:
     return count.remaining
 
 
-def _decide(count: Count) -> RateDecision:
+def _decide(count: RateCount) -> RateDecision:
     has_fit, limit, window_s, remaining, wait_s = count
     reset_s = math.ceil(wait_s) if has_fit else max(math.ceil(wait_s), 1)
     return RateDecision(not has_fit, limit, window_s, remaining, reset_s)

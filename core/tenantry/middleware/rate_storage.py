@@ -34,7 +34,7 @@ LOG_INTERVAL_S = 10.0
 _logger = logging.getLogger(__name__)
 
 
-class Count(NamedTuple):
+class RateCount(NamedTuple):
     """The count of one rate for one request."""
 
     has_fit: bool
@@ -73,7 +73,7 @@ class SharedStorage:
         self._logged_total = 0
         """The value of `unanswered_total` when `rates.storage_found` was last logged."""
 
-    def hit(self, tenant: str, rates: tuple[RateLimitItem, ...]) -> list[Count] | None:
+    def hit(self, tenant: str, rates: tuple[RateLimitItem, ...]) -> list[RateCount] | None:
         """Count a request for each rate, up to the first rate that the request exceeds.
 
         Return all counts, or only the count of the exceeded rate. While Redis is unavailable,
@@ -87,7 +87,7 @@ class SharedStorage:
             counts.append(count)
         return counts
 
-    def acquire(self, key: str, limit: int, expiry_s: int) -> Count | None:
+    def acquire(self, key: str, limit: int, expiry_s: int) -> RateCount | None:
         """Count a request if it fits the limit. While Redis is unavailable, return None."""
         if self._is_lost:
             self.unanswered_total += 1
@@ -181,16 +181,16 @@ def _redis(url: str, timeout_s: float) -> RedisStorage:
 
 def _count(
     found: tuple[int, float, int, float], limit: int, window_s: int, *, has_fit: bool
-) -> Count:
+) -> RateCount:
     previous, previous_s, current, current_s = found
     left_s = max(current_s - window_s if current else float(window_s), 0.0)
     if has_fit:
         counted = int(previous * previous_s / window_s) + current
-        return Count(True, limit, window_s, max(limit - counted, 0), left_s)
+        return RateCount(True, limit, window_s, max(limit - counted, 0), left_s)
     room = limit - 1 - current
     if room >= 0 and previous:
         left_s = max(previous_s - (room + 1) * window_s / previous, 0.0)
-    return Count(False, limit, window_s, 0, left_s)
+    return RateCount(False, limit, window_s, 0, left_s)
 
 
 def _is_from_the_future(found: tuple[int, float, int, float], expiry_s: int) -> bool:

@@ -8,14 +8,10 @@ requests wait without a thread asks `StartWait` before the server runs a request
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tenantry.http.environ import MAX_WAIT_S, TARGET, TENANT
+from tenantry.http.environ import MAX_WAIT, START_WAIT_S, TARGET, TENANT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
-
-UNKNOWN_WAIT_S = 20.0
-"""Maximum seconds that a request waits until all tenants are known. Validating a tenant file takes
-1 ms or, if the file hangs, up to 6 s."""
 
 HOST_PAGES = "/-/"
 """The prefix of the paths that belong to the host."""
@@ -56,14 +52,14 @@ class StartWait:
             self._starting.pop(tenant, None)
             return False
         self._starting[tenant] = target
-        environ[MAX_WAIT_S] = wait_s
+        environ[MAX_WAIT] = wait_s
         return True
 
     def _must_wait_for_tenants(self, environ: "WSGIEnvironment") -> bool:
         if environ.get("PATH_INFO", "").startswith(HOST_PAGES):
             return False
         environ[TARGET] = self._route(environ)
-        environ[MAX_WAIT_S] = UNKNOWN_WAIT_S
+        environ[MAX_WAIT] = START_WAIT_S
         return environ[TARGET] is self._unknown and not self._is_all_known()
 
     def is_starting(self, tenant: str) -> bool:

@@ -15,7 +15,7 @@ from queue import LifoQueue
 
 from tenantry.database.url import database_identity
 from tenantry.errors import EndpointError, TenantryError
-from tenantry.migrations.journal import Journal, JournalError, Step, journal_file
+from tenantry.migrations.journal import Journal, JournalError, MigrationStep, journal_file
 from tenantry.migrations.revisions import read_branches
 from tenantry.migrations.runner import (
     LOCK_TIMEOUT_S,
@@ -126,7 +126,7 @@ def upgrade_for_host(target: MigrationTarget, data_dir: Path) -> MigrationStatus
         return _upgrade(journal, run, runner, target, database)
 
 
-def last_step(target: MigrationTarget, data_dir: Path) -> Step | None:
+def last_step(target: MigrationTarget, data_dir: Path) -> MigrationStep | None:
     """Return what the journal knows about a tenant's database, or None.
 
     Raises:
@@ -291,7 +291,7 @@ def _run_to_downgrade(
 
 
 def _downgrade_target(
-    tenant: Tenant, data_dir: Path, step: Step
+    tenant: Tenant, data_dir: Path, step: MigrationStep
 ) -> MigrationTarget | MigrationStatus:
     """Return the target of a downgrade, or the status of a tenant that cannot be downgraded."""
     try:
@@ -314,7 +314,7 @@ def _downgrade_target(
 
 
 def _downgrade(
-    journal: Journal, step: Step, runner: MigrationRunner, target: MigrationTarget
+    journal: Journal, step: MigrationStep, runner: MigrationRunner, target: MigrationTarget
 ) -> MigrationStatus:
     """Downgrade one database and record the downgrade in the journal."""
     destination = step.before or frozenset()

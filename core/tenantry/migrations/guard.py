@@ -67,7 +67,7 @@ DATABASE_BEHIND = ProblemResponse(
     retry_after_s=5,
 )
 
-TIMED_OUT = ProblemResponse(
+DATABASE_TOO_SLOW = ProblemResponse(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "The database of this application took too long; try again later.",
     retry_after_s=5,
@@ -151,7 +151,7 @@ class MigrationGuard:
         """Replace a 500 response with 503 if outdated tables or a timeout are the reason."""
         is_error = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
         if is_error and g.pop(_HAS_TIMED_OUT, False):
-            return _response(TIMED_OUT)
+            return _response(DATABASE_TOO_SLOW)
         if not is_error or not g.pop(_HAS_MISSED, False) or not self._is_guarded():
             return response
         # `check` needs a connection, but the session may hold the only free connection.

@@ -64,7 +64,7 @@ class JournalError(TenantryError):
 
 
 @dataclass(frozen=True)
-class Step:
+class MigrationStep:
     """A step of a fleet run: the migration of one tenant's database."""
 
     run: int
@@ -264,7 +264,7 @@ class Journal:
         remaining = [int(run) for _, _, run in chosen if run is not None]
         return max(changed, default=None), max(remaining, default=None)
 
-    def last_step(self, tenant: str, database: str) -> Step | None:
+    def last_step(self, tenant: str, database: str) -> MigrationStep | None:
         """Return the newest step of a tenant's database, or None if no step exists."""
         with self._exclusive() as connection:
             row = connection.execute(
@@ -291,7 +291,7 @@ class Journal:
                 [(after, new, before) for before, after in databases.items()],
             )
 
-    def steps(self, run: int) -> list[Step]:
+    def steps(self, run: int) -> list[MigrationStep]:
         """Return the steps of a run, sorted by tenant."""
         with self._exclusive() as connection:
             rows = connection.execute(
@@ -354,8 +354,8 @@ def _run_to_continue(
     return run
 
 
-def _step(row: tuple[Any, ...]) -> Step:
-    return Step(
+def _step(row: tuple[Any, ...]) -> MigrationStep:
+    return MigrationStep(
         run=row[0],
         tenant=row[1],
         state=row[2],

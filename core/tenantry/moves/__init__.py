@@ -12,16 +12,16 @@ from tenantry.moves.journal import Move, MoveJournal
 from tenantry.moves.remove import Removal, RemovedTenant, remove_tenant
 from tenantry.moves.rename import RenamedTenant, rename_tenant
 from tenantry.moves.replace import Replacement
-from tenantry.moves.steps import Step, run_steps
+from tenantry.moves.steps import MoveStep, run_steps
 
 __all__ = [
     "Move",
     "MoveJournal",
+    "MoveStep",
     "Removal",
     "RemovedTenant",
     "RenamedTenant",
     "Replacement",
-    "Step",
     "remove_tenant",
     "rename_tenant",
     "run_steps",

@@ -15,7 +15,7 @@ from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.moves.journal import Move, MoveJournal
 from tenantry.moves.names import own_secrets, secret_path
 from tenantry.moves.rename import kept_database
-from tenantry.moves.steps import Step, run_steps, wait_until_followed, wait_until_held
+from tenantry.moves.steps import MoveStep, run_steps, wait_until_followed, wait_until_held
 from tenantry.settings import HostSettings
 from tenantry.tenants.catalogue import load_tenant, tenant_files
 
@@ -83,26 +83,26 @@ class _Remove:
         self._archive = removal.archive or self._aside.with_name(f"{self._aside.name}.capsule")
         self.result = RemovedTenant(self._archive if removal.is_archived else None)
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[MoveStep]:
         """Return the remaining steps."""
         names = [path.stem for path in tenant_files(self._settings.tenants_dir)]
         after = [
-            Step("waiting for workers", self._wait_for_workers),
-            Step("removing the folder", self._remove_folder),
-            Step("removing the secrets", self._remove_secrets),
+            MoveStep("waiting for workers", self._wait_for_workers),
+            MoveStep("removing the folder", self._remove_folder),
+            MoveStep("removing the secrets", self._remove_secrets),
         ]
         if self._name in names:
             return [
-                Step("waiting for requests", self._hold),
-                Step("writing the capsule", self._write_capsule),
-                Step("removing the tenant file", self._commit),
+                MoveStep("waiting for requests", self._hold),
+                MoveStep("writing the capsule", self._write_capsule),
+                MoveStep("removing the tenant file", self._commit),
                 *after,
             ]
         if self._journal.is_resumed and self._journal.move.is_committed:
             return after
         if not self._folder.exists():
             raise UnknownTenantError(self._name, names)
-        return [Step("setting the data aside", self._set_aside)]
+        return [MoveStep("setting the data aside", self._set_aside)]
 
     def _hold(self) -> None:
         wait_until_held(self._settings.data_dir, self._name)

@@ -18,7 +18,7 @@ from tenantry.migrations.journal import Journal, journal_file
 from tenantry.moves.journal import Move, MoveJournal
 from tenantry.moves.names import own_secrets, renamed_text, secret_path
 from tenantry.moves.steps import (
-    Step,
+    MoveStep,
     replace_file,
     run_steps,
     wait_until_followed,
@@ -81,21 +81,21 @@ class _Rename:
         if not self._is_committed:
             self._prepare()
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[MoveStep]:
         """Return the remaining steps."""
         before = [
-            Step("waiting for requests", self._hold),
-            Step("copying files", self._copy_folder),
-            Step("copying secrets", self._copy_secrets),
-            Step("writing the tenant file", self._write_file),
-            Step("renaming the tenant file", self._commit),
+            MoveStep("waiting for requests", self._hold),
+            MoveStep("copying files", self._copy_folder),
+            MoveStep("copying secrets", self._copy_secrets),
+            MoveStep("writing the tenant file", self._write_file),
+            MoveStep("renaming the tenant file", self._commit),
         ]
         after = [
-            Step("waiting for workers", self._wait_for_workers),
-            Step("renaming usage", self._rename_usage),
-            Step("renaming migration runs", self._rename_runs),
-            Step("removing the old folder", self._remove_folder),
-            Step("removing the old secrets", self._remove_secrets),
+            MoveStep("waiting for workers", self._wait_for_workers),
+            MoveStep("renaming usage", self._rename_usage),
+            MoveStep("renaming migration runs", self._rename_runs),
+            MoveStep("removing the old folder", self._remove_folder),
+            MoveStep("removing the old secrets", self._remove_secrets),
         ]
         return after if self._is_committed else [*before, *after]
 

@@ -13,7 +13,7 @@ from tenantry.moves.journal import MoveJournal
 from tenantry.moves.names import secret_path
 from tenantry.moves.remove import REMOVED_FOLDER
 from tenantry.moves.steps import (
-    Step,
+    MoveStep,
     replace_file,
     run_steps,
     wait_until_followed,
@@ -51,14 +51,14 @@ class Replacement:
         """
         run_steps(self.steps(new_folder, undo), lambda *_: None)
 
-    def steps(self, new_folder: Path, undo: ExitStack) -> list[Step]:
+    def steps(self, new_folder: Path, undo: ExitStack) -> list[MoveStep]:
         """Return the steps of `set_aside`."""
         return [
-            Step("waiting for requests", self._hold),
-            Step("copying the tenant file", self._copy_file),
-            Step("copying the secrets", self._copy_secrets),
-            Step("moving the folder", lambda: self._move_folder(undo)),
-            Step("copying the operator state", lambda: self._copy_state(new_folder)),
+            MoveStep("waiting for requests", self._hold),
+            MoveStep("copying the tenant file", self._copy_file),
+            MoveStep("copying the secrets", self._copy_secrets),
+            MoveStep("moving the folder", lambda: self._move_folder(undo)),
+            MoveStep("copying the operator state", lambda: self._copy_state(new_folder)),
         ]
 
     def write_file(self, path: Path, text: str) -> None:

@@ -19,14 +19,14 @@ POLL_S = 0.05
 
 
 @dataclass(frozen=True)
-class Step:
+class MoveStep:
     """One step of a move. Running a step twice must be safe."""
 
     name: str
     run: Callable[[], None]
 
 
-def run_steps(steps: Sequence[Step], on_progress: Callable[[str, int, int], None]) -> None:
+def run_steps(steps: Sequence[MoveStep], on_progress: Callable[[str, int, int], None]) -> None:
     """Run the steps of a move, one after another.
 
     Raises:

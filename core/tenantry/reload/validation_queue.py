@@ -14,19 +14,15 @@ from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 
+from tenantry.http.environ import START_WAIT_S
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.tenants.file import FileContent
 from tenantry.tenants.validation import ValidationResult
 
-MAX_WAIT_S = 1.0
+UNQUEUED_WAIT_S = 1.0
 """Seconds that requests wait in a thread for one tenant file while the host starts, counted from
 the first request. After this time, a tenant file that hangs no longer occupies request threads."""
-
-QUEUED_WAIT_S = 20.0
-"""Seconds that requests wait without a thread for one tenant file while the host starts, counted
-from the first request. Validating a tenant file that hangs takes up to 6 s, and may begin only
-after the validation of other files."""
 
 BATCH_S = 0.25
 """Seconds that a validation result waits for the results of other files that changed at the same
@@ -151,18 +147,21 @@ class ValidationQueue:
             self._note_reconciled()
 
     def wait(self, mount: Mount) -> None:
-        """Move a tenant's file to the front, and wait until it is reconciled (`MAX_WAIT_S`)."""
+        """Move a tenant's file to the front, and wait `UNQUEUED_WAIT_S` until it is reconciled."""
         name = mount.name
         waited_s = self._ask(name)
         with self._reconciled:
-            left_s = max(MAX_WAIT_S - waited_s, 0)
+            left_s = max(UNQUEUED_WAIT_S - waited_s, 0)
             self._reconciled.wait_for(lambda: name not in self._new, left_s)
 
     def ask(self, mount: Mount) -> float:
-        """Move a tenant's file to the front; return the seconds for which a request may wait."""
+        """Move a tenant's file to the front; return the seconds for which a request may wait.
+
+        The seconds count from the first request of the tenant.
+        """
         if mount.name not in self._new:
             return 0.0
-        return QUEUED_WAIT_S - self._ask(mount.name)
+        return START_WAIT_S - self._ask(mount.name)
 
     def _ask(self, name: str) -> float:
         """Move a tenant's file to the front; return the seconds since the first request."""

@@ -9,17 +9,14 @@ Under another server, the request waits in its thread.
 import threading
 from collections.abc import Callable
 
+from tenantry.http.environ import START_WAIT_S
 from tenantry.routing.worker_pool import WorkerPool
 
 MAX_BUILDS = 8
 """Maximum number of concurrent first builds: as many as a worker has threads for requests."""
 
-LONG_WAIT_S = 20.0
-"""Maximum seconds after the start of a build for which requests wait for it. A build usually takes
-10 to 125 ms. A build with a database migration took 12 s on an overloaded machine."""
-
 MAX_LONG_WAITS = 2
-"""Maximum number of requests in a process that wait in a thread up to `LONG_WAIT_S`, each for a
+"""Maximum number of requests in a process that wait in a thread up to `START_WAIT_S`, each for a
 different build. Even if two builds hang, a worker with four threads has two free threads."""
 
 SHORT_WAIT_S = 5.0
@@ -60,7 +57,7 @@ class BuildPool(WorkerPool):
             if is_long:
                 self._long_waits.add(build)
         try:
-            left_s = (LONG_WAIT_S if is_long else SHORT_WAIT_S) - age_s
+            left_s = (START_WAIT_S if is_long else SHORT_WAIT_S) - age_s
             return left_s > 0 and build.has_ended.wait(left_s)
         finally:
             if is_long:

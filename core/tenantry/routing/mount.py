@@ -15,9 +15,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
 from tenantry.errors import Problem
+from tenantry.http.environ import START_WAIT_S
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.routing.build_failure import BuildFailure
-from tenantry.routing.build_pool import LONG_WAIT_S, BuildPool, PendingBuild
+from tenantry.routing.build_pool import BuildPool, PendingBuild
 from tenantry.routing.instance import Instance
 from tenantry.routing.quarantine import MIN_RETRY_AFTER_S, Quarantine
 from tenantry.tenants.model import Tenant
@@ -249,7 +250,7 @@ class Mount:
         build = self._begin_build()
         if build is None or isinstance(build, ProblemResponse):
             return 0.0
-        return build.started_at + LONG_WAIT_S - self._clock()
+        return build.started_at + START_WAIT_S - self._clock()
 
     def ensure_instance(self) -> ProblemResponse | None:
         """Wait until there is an instance. If the build takes too long or fails, return a 503."""

@@ -23,7 +23,7 @@ FIRST_WAIT_S = 60.0
 """Seconds until the first trial request. A client that repeats its request usually gives up within
 a minute."""
 
-MAX_WAIT_S = 3600.0
+MAX_QUARANTINE_S = 3600.0
 """Maximum seconds between two trial requests. Each failed trial doubles the wait, up to this
 maximum."""
 
@@ -171,4 +171,4 @@ class Trial:
 
 def quarantine_s(times: int) -> float:
     """Return the seconds until the next trial after `times` consecutive parkings."""
-    return min(FIRST_WAIT_S * 2.0 ** min(max(times - 1, 0), 10), MAX_WAIT_S)
+    return min(FIRST_WAIT_S * 2.0 ** min(max(times - 1, 0), 10), MAX_QUARANTINE_S)

@@ -13,7 +13,7 @@ from tenantry.http.environ import REQUEST_ID, TARGET
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.http.request_id import new_request_id
 from tenantry.middleware.accounting import Accounting
-from tenantry.middleware.in_flight import BUSY, RequestsInFlight
+from tenantry.middleware.in_flight import TENANT_BUSY, RequestsInFlight
 from tenantry.routing.mount import STARTING, Mount
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class TenantAdmission:
         start_wait = self.app.start_wait
         if start_wait is not None and start_wait.is_starting(tenant):
             return STARTING, []
-        return (BUSY if tenant else HOST_BUSY), []
+        return (TENANT_BUSY if tenant else HOST_BUSY), []
 
     def note_refusal(
         self,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tenantry.errors import TenantryError
 from tenantry.observability.scoreboard import Row
-from tenantry.routing.quarantine import FIRST_WAIT_S, MAX_WAIT_S, quarantine_s
+from tenantry.routing.quarantine import FIRST_WAIT_S, MAX_QUARANTINE_S, quarantine_s
 from tenantry.server.heartbeat import Heartbeat
 from tenantry.tenants.operator_state import (
     OperatorState,
@@ -133,7 +133,7 @@ class CrashBudget:
 
     def _park(self, name: str, record: _Record, reason: str) -> None:
         now = self._clock()
-        is_again = now - record.parked_at < MAX_WAIT_S + WINDOW_S
+        is_again = now - record.parked_at < MAX_QUARANTINE_S + WINDOW_S
         times = record.times + 1 if is_again else 1
         remedy = f"fix it, then run: tenantry enable {name}"
 

@@ -14,6 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+CGROUPS = Path("/sys/fs/cgroup")
+"""The folder where cgroup v2 is mounted (cgroups(7))."""
+
 _READ_BYTES = 1 << 20
 _CURRENT = re.compile(rb"Current thread 0x([0-9a-f]+)")
 
@@ -23,7 +26,8 @@ class CrashReport:
 
     def __init__(self) -> None:
         self._fd = os.memfd_create("tenantry-crash-report")
-        self._oom_kills = _count_oom_kills()
+        self._oom_counter = oom_counter()
+        self._oom_kills = _count_oom_kills(self._oom_counter)
 
     def enable(self) -> None:
         """Write a report when the calling process crashes or ends itself."""
@@ -47,8 +51,11 @@ class CrashReport:
 
     @property
     def has_run_out_of_memory(self) -> bool:
-        """Whether the kernel has killed a process for lack of memory since the worker started."""
-        return _count_oom_kills() > self._oom_kills
+        """Whether the kernel has killed a process for lack of memory since the worker started.
+
+        Processes outside the worker's cgroup do not count, if `oom_counter` finds the cgroup.
+        """
+        return _count_oom_kills(self._oom_counter) > self._oom_kills
 
     def thread(self) -> int | None:
         """Return the thread that crashed (`threading.get_ident`), or None without a report."""
@@ -62,10 +69,27 @@ class CrashReport:
             os.close(fd)
 
 
-def _count_oom_kills() -> int:
-    """Return how many processes the kernel has killed because memory ran out (proc(5))."""
+def oom_counter(proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> Path:
+    """Return the file that counts the processes that the kernel killed for lack of memory.
+
+    With cgroup v2, the counter of the nearest cgroup with a memory controller covers a container or
+    a service. Otherwise, `vmstat` counts for the whole machine (proc(5)).
+    """
+    with suppress(OSError, StopIteration):
+        lines = (proc / "self/cgroup").read_text().splitlines()
+        own = next(line for line in lines if line.startswith("0::/"))
+        cgroup = cgroups / own.removeprefix("0::/")
+        for folder in (cgroup, *cgroup.parents):
+            if (folder / "memory.events").is_file():
+                return folder / "memory.events"
+            if folder == cgroups:
+                break
+    return proc / "vmstat"
+
+
+def _count_oom_kills(counter: Path) -> int:
     with suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
+        for line in counter.read_text().splitlines():
             name, _, count = line.partition(" ")
             if name == "oom_kill":
                 return int(count)

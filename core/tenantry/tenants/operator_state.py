@@ -86,20 +86,23 @@ def move_mark(data_dir: Path, name: str) -> Path:
 
 def is_moving(data_dir: Path, name: str) -> bool:
     """Whether a command moves a tenant now, or was killed while the data was incomplete."""
-    try:
-        # The path is a string, because `Path` objects for 10,000 tenants take 60 ms.
-        fd = os.open(f"{data_dir}/{_MOVES_FOLDER}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        if b'"is_partial": true' in os.read(fd, 1 << 16):
-            return True
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True  # the command holds the lock until it ends
-    finally:
-        os.close(fd)
-    return False
+    while True:
+        try:
+            # The path is a string, because `Path` objects for 10,000 tenants take 60 ms.
+            fd = os.open(f"{data_dir}/{_MOVES_FOLDER}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            if b'"is_partial": true' in os.read(fd, 1 << 16):
+                return True
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return False
+            # The command has replaced or removed the file since `os.open`.
+        except BlockingIOError:
+            return True  # the command holds the lock until it ends
+        finally:
+            os.close(fd)
 
 
 def operator_state_stamp(data_dir: Path, name: str) -> int:

@@ -3,7 +3,7 @@
 import math
 from types import SimpleNamespace
 
-from tenantry.http.environ import MAX_WAIT_S
+from tenantry.http.environ import MAX_WAIT
 from tenantry.server.steps.wait_queue import (
     FEW,
     MAX_LONG_WAITING,
@@ -120,7 +120,7 @@ def test_the_queue_keeps_no_record_of_idle_tenants() -> None:
     assert {} == queue.tenants
 
 
-LONG = SimpleNamespace(environ={MAX_WAIT_S: 20.0})
+LONG = SimpleNamespace(environ={MAX_WAIT: 20.0})
 """A request that may wait for its tenant's instance."""
 
 SHORT = SimpleNamespace(environ={})

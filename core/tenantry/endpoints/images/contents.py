@@ -36,7 +36,7 @@ class ImageContents:
         return b"".join(data[part] if isinstance(part, slice) else part for part in self.parts)
 
 
-class Count:
+class BoundedCount:
     """Counts the parts of one kind in a file, and rejects a file with too many of these parts."""
 
     def __init__(self, limit: int, text: str) -> None:
@@ -55,9 +55,9 @@ class Count:
             raise BrokenImageError(f"This image has more than {self._limit:,} {self._text}.")
 
 
-def metadata_count() -> Count:
+def metadata_count() -> BoundedCount:
     """Return a new count of the bytes that describe no pixels."""
-    return Count(MAX_METADATA_BYTES, "bytes of metadata")
+    return BoundedCount(MAX_METADATA_BYTES, "bytes of metadata")
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:

@@ -1,7 +1,7 @@
 """Defines the errors of the endpoint `images`. The text of each error is for the client.
 
 - `UnknownImageError`: no image has the requested ID.
-- `BadRequestError`: a name, a cursor or a form is invalid.
+- `InvalidInputError`: a name, a cursor or a form is invalid.
 - `WrongTypeError`: the bytes are not an image of a supported type.
 - `BrokenImageError`: the image is truncated or damaged, or exceeds a bound.
 - `BusyError`: other images use all memory for decoding.
@@ -23,7 +23,7 @@ class UnknownImageError(ImageError):
         super().__init__("There is no image with this id.")
 
 
-class BadRequestError(ImageError):
+class InvalidInputError(ImageError):
     """A name, a cursor or a form in the request is invalid."""
 
 

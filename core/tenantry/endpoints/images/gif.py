@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .bounds import MAX_BLOCKS, MAX_FRAMES
-from .contents import Count, ImageContents, Part, check_size, metadata_count
+from .contents import BoundedCount, ImageContents, Part, check_size, metadata_count
 from .errors import BrokenImageError
 
 _EXTENSION, _FRAME, _TRAILER = b"!,;"
@@ -36,7 +36,7 @@ def read_gif(data: mmap.mmap) -> ImageContents:
     parts: list[Part] = [head]
     control: list[Part] = []
     size = None
-    frames, metadata = Count(MAX_FRAMES, "frames"), metadata_count()
+    frames, metadata = BoundedCount(MAX_FRAMES, "frames"), metadata_count()
     for kind, label, place in _blocks(data, head.stop):
         if kind == _FRAME:
             frames.add()
@@ -54,7 +54,7 @@ def read_gif(data: mmap.mmap) -> ImageContents:
 
 def _blocks(data: mmap.mmap, position: int) -> Iterator[_Block]:
     """Yield all blocks up to the trailer, the end of the file, or bytes after a frame."""
-    count, has_frame = Count(MAX_BLOCKS, "blocks"), False
+    count, has_frame = BoundedCount(MAX_BLOCKS, "blocks"), False
     while position < len(data) and data[position] != _TRAILER:
         start, kind, label = position, data[position], 0
         if kind == _EXTENSION:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .bounds import MAX_SCANS, MAX_SEGMENTS, MAX_TABLE_BYTES
-from .contents import Count, ImageContents, Part, check_profile, check_size, metadata_count
+from .contents import BoundedCount, ImageContents, Part, check_profile, check_size, metadata_count
 from .errors import BrokenImageError
 
 _START = b"\xff\xd8"
@@ -48,7 +48,7 @@ def read_jpeg(data: mmap.mmap) -> ImageContents:
     """
     parts: list[Part] = [_START]
     size, exif, profile = None, b"", dict[bytes, bytes]()
-    tables, metadata = Count(MAX_TABLE_BYTES, "bytes of tables"), metadata_count()
+    tables, metadata = BoundedCount(MAX_TABLE_BYTES, "bytes of tables"), metadata_count()
     seen = set()
     for marker, segment, place in _segments(data):
         is_format = (marker == _JFIF and segment[:5] == b"JFIF\0") or (
@@ -79,7 +79,7 @@ def read_jpeg(data: mmap.mmap) -> ImageContents:
 
 def _segments(data: mmap.mmap) -> Iterator[_Segment]:
     """Yield the segments up to and including the first scan header."""
-    position, count = len(_START), Count(MAX_SEGMENTS, "segments")
+    position, count = len(_START), BoundedCount(MAX_SEGMENTS, "segments")
     marker = 0
     while marker != _START_OF_SCAN:
         count.add()

@@ -31,11 +31,11 @@ from tenantry.files.memory_budget import MemoryBudget
 from .content_store import SHARD_DIGITS, ContentStore, Shard, is_hash, is_shard_name
 from .decoding import THUMBNAIL_PX, THUMBNAIL_VERSION, draw_thumbnail, inspect_image
 from .errors import (
-    BadRequestError,
     BrokenImageError,
     BusyError,
     ImageError,
     InvalidHashError,
+    InvalidInputError,
     MissingContentError,
     UnknownImageError,
     WrongTypeError,
@@ -46,7 +46,6 @@ __all__ = [
     "SHARD_DIGITS",
     "THUMBNAIL_PX",
     "THUMBNAIL_VERSION",
-    "BadRequestError",
     "Base",
     "BrokenImageError",
     "BusyError",
@@ -55,6 +54,7 @@ __all__ = [
     "ImageModel",
     "ImageRepoModel",
     "InvalidHashError",
+    "InvalidInputError",
     "MissingContentError",
     "Shard",
     "UnknownImageError",
@@ -136,7 +136,7 @@ class ImageRepoModel:
         """Store an image. If an image is uploaded twice, both entries share one file.
 
         Raises:
-            BadRequestError: the name is too long.
+            InvalidInputError: the name is too long.
             WrongTypeError: the upload is not a JPEG, PNG, WebP or GIF.
             BrokenImageError: the image is truncated, damaged, or too large to decode.
             BusyError: other images use all memory for decoding.
@@ -166,7 +166,7 @@ class ImageRepoModel:
         added or deleted in the meantime.
 
         Raises:
-            BadRequestError: the cursor is invalid.
+            InvalidInputError: the cursor is invalid.
         """
         query = select(ImageModel).order_by(ImageModel.id.desc()).limit(limit + 1)
         if cursor is not None:
@@ -256,19 +256,21 @@ def _parse_cursor(text: str) -> uuid.UUID:
     try:
         return uuid.UUID(bytes=base64.b64decode(f"{text}==", b"-_", validate=True))
     except ValueError:
-        raise BadRequestError("Unknown cursor. Use the `next` value of a previous list.") from None
+        raise InvalidInputError(
+            "Unknown cursor. Use the `next` value of a previous list."
+        ) from None
 
 
 def _clean_name(name: str) -> str:
     """Return the last part of a path, without characters that a name must not contain.
 
     Raises:
-        BadRequestError: the name is too long.
+        InvalidInputError: the name is too long.
     """
     last = re.split(r"[/\\]", name)[-1]
     cleaned = "".join(character for character in last if _is_allowed(character)).strip()
     if len(cleaned) > NAME_CHARACTERS:
-        raise BadRequestError(f"The name is longer than {NAME_CHARACTERS} characters.")
+        raise InvalidInputError(f"The name is longer than {NAME_CHARACTERS} characters.")
     return cleaned if cleaned.strip(".") else ""
 
 

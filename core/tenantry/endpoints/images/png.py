@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .bounds import MAX_CHUNKS, MAX_FRAMES, MAX_PROFILE_BYTES
-from .contents import Count, ImageContents, Part, check_profile, check_size, metadata_count
+from .contents import BoundedCount, ImageContents, Part, check_profile, check_size, metadata_count
 from .errors import BrokenImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -29,7 +29,7 @@ _USUAL_BITS, _MANY_BITS = 8, 16
 _END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 
 
-class _Chunk(NamedTuple):
+class _PngChunk(NamedTuple):
     kind: bytes
     place: slice
     """The position of the whole chunk in the file."""
@@ -77,19 +77,19 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _chunks(data: mmap.mmap) -> Generator[_Chunk]:
+def _chunks(data: mmap.mmap) -> Generator[_PngChunk]:
     """Yield the chunks up to the end, without damaged chunks that are not critical.
 
     The last chunk of a PNG, which always has the same bytes, may be missing.
     """
-    position, count = len(SIGNATURE), Count(MAX_CHUNKS, "chunks")
+    position, count = len(SIGNATURE), BoundedCount(MAX_CHUNKS, "chunks")
     with memoryview(data) as view:
         while not _END.startswith(data[position : position + len(_END)]):
             count.add()
             length, kind = struct.unpack_from(">I4s", view, position)
             end = position + 8 + length
             (checksum,) = struct.unpack_from(">I", view, end)
-            one = _Chunk(kind, slice(position, end + 4))
+            one = _PngChunk(kind, slice(position, end + 4))
             is_intact = checksum == zlib.crc32(view[position + 4 : end])
             if one.is_critical and not is_intact:
                 raise BrokenImageError("This PNG is damaged: a checksum is wrong.")
@@ -98,10 +98,10 @@ def _chunks(data: mmap.mmap) -> Generator[_Chunk]:
             position = end + 4
 
 
-def _sort(data: mmap.mmap, chunks: Iterator[_Chunk]) -> tuple[list[Part], dict[bytes, bytes]]:
+def _sort(data: mmap.mmap, chunks: Iterator[_PngChunk]) -> tuple[list[Part], dict[bytes, bytes]]:
     """Return the positions of the pixels, and the first chunk of each other known kind."""
     pixels, found = list[Part](), dict[bytes, bytes]()
-    metadata, frames = metadata_count(), Count(MAX_FRAMES, "frames")
+    metadata, frames = metadata_count(), BoundedCount(MAX_FRAMES, "frames")
     for one in chunks:
         if one.kind == b"IDAT":
             pixels.append(one.place)

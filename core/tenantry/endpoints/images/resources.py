@@ -20,11 +20,11 @@ from .models import (
     PAGE_LIMITS,
     THUMBNAIL_PX,
     THUMBNAIL_VERSION,
-    BadRequestError,
     BrokenImageError,
     BusyError,
     ImageRepoModel,
     InvalidHashError,
+    InvalidInputError,
     MissingContentError,
     UnknownImageError,
     WrongTypeError,
@@ -33,7 +33,7 @@ from .models import (
 from .uploads import read_upload
 
 STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
-    BadRequestError: HTTPStatus.BAD_REQUEST,
+    InvalidInputError: HTTPStatus.BAD_REQUEST,
     UnknownImageError: HTTPStatus.NOT_FOUND,
     WrongTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BrokenImageError: HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -23,7 +23,7 @@ from werkzeug.sansio.multipart import (
     NeedData,
 )
 
-from .models import BadRequestError
+from .models import InvalidInputError
 
 _NAME = re.compile(r';\s*filename\s*=\s*"((?:[^"\\]|\\.)*)"', re.IGNORECASE)
 _EXTENDED_NAME = re.compile(r";\s*filename\*", re.IGNORECASE)
@@ -39,7 +39,7 @@ def read_upload(request: Request) -> Iterator[tuple[IO[bytes], str]]:
     The upload is the form field `file`. If the request has no form, the upload is the whole body.
 
     Raises:
-        BadRequestError: the form does not have exactly one file in the field.
+        InvalidInputError: the form does not have exactly one file in the field.
     """
     if request.mimetype != "multipart/form-data":
         yield request.stream, ""
@@ -52,7 +52,7 @@ def read_upload(request: Request) -> Iterator[tuple[IO[bytes], str]]:
             files = _form_files(request, stack)
         if len(files) != 1:
             text = f"Send one image in the field 'file', or as the body; found {len(files)}."
-            raise BadRequestError(text)
+            raise InvalidInputError(text)
         yield files[0]
 
 

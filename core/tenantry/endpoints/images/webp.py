@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .bounds import MAX_CHUNKS, MAX_FRAMES, MAX_WEBP_PIXELS
-from .contents import Count, ImageContents, Part, check_profile, check_size, metadata_count
+from .contents import BoundedCount, ImageContents, Part, check_profile, check_size, metadata_count
 from .errors import BrokenImageError
 
 _ANIMATION_AND_ALPHA = 0x12
@@ -17,7 +17,7 @@ _LOSSY, _LOSSLESS, _FRAME = b"VP8 ", b"VP8L", b"ANMF"
 _READ = frozenset({b"ICCP", b"EXIF"})
 
 
-class _Chunk(NamedTuple):
+class _RiffChunk(NamedTuple):
     kind: bytes
     place: slice
     """The position of the whole chunk in the file, with its padding."""
@@ -32,7 +32,7 @@ def read_webp(data: mmap.mmap) -> ImageContents:
     """
     parts: list[Part] = []
     size, found = None, dict[bytes, bytes]()
-    metadata, frames = metadata_count(), Count(MAX_FRAMES, "frames")
+    metadata, frames = metadata_count(), BoundedCount(MAX_FRAMES, "frames")
     seen = set[bytes]()
     for kind, place, content in _chunks(data):
         if size is None:
@@ -58,11 +58,11 @@ def read_webp(data: mmap.mmap) -> ImageContents:
     return ImageContents(*size, parts, found.get(b"EXIF", b""), found.get(b"ICCP", b""))
 
 
-def _chunks(data: mmap.mmap) -> Iterator[_Chunk]:
+def _chunks(data: mmap.mmap) -> Iterator[_RiffChunk]:
     """Yield the chunks of the file, which may be followed by other bytes."""
     (riff_bytes,) = struct.unpack_from("<I", data, 4)
     end, position = 8 + riff_bytes, 12
-    count = Count(MAX_CHUNKS, "chunks")
+    count = BoundedCount(MAX_CHUNKS, "chunks")
     while position + 8 <= min(end, len(data)):
         count.add()
         kind, length = struct.unpack_from("<4sI", data, position)
@@ -70,7 +70,7 @@ def _chunks(data: mmap.mmap) -> Iterator[_Chunk]:
         if start + length > end:
             raise BrokenImageError("This WebP is truncated.")
         position = start + length + length % 2
-        yield _Chunk(kind, slice(start - 8, position), slice(start, start + length))
+        yield _RiffChunk(kind, slice(start - 8, position), slice(start, start + length))
     if end > len(data):
         raise BrokenImageError("This WebP is truncated.")
 

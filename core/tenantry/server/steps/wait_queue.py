@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from tenantry.http.environ import MAX_WAIT_S
+from tenantry.http.environ import MAX_WAIT
 
 WAIT_S = 1.0
 """Maximum seconds that a request waits. A request runs within this time even behind hundreds of
@@ -21,7 +21,7 @@ ms is empty after a quarter of `WAIT_S`. The maximum is a quarter of the connect
 process."""
 
 MAX_LONG_WAITING = 512
-"""Maximum number of requests with a longer wait (`MAX_WAIT_S` in the environ) in one process, for
+"""Maximum number of requests with a longer wait (`MAX_WAIT` in the environ) in one process, for
 all tenants together: half of the connections of a process. A tenant may have as many such requests
 as are still free, so a tenant whose build hangs does not exclude the other tenants."""
 
@@ -99,5 +99,5 @@ class WaitQueue(Generic[Item]):
 
 def _more_s(item: object) -> float:
     """Return the seconds that a request may wait for its tenant's instance."""
-    more_s: float = getattr(item, "environ", {}).get(MAX_WAIT_S, 0.0)
+    more_s: float = getattr(item, "environ", {}).get(MAX_WAIT, 0.0)
     return more_s
