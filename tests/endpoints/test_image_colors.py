@@ -51,6 +51,25 @@ def test_gray_of_16_bits_keeps_its_middle(path: Path) -> None:
     assert [(128, 128, 128, 255), (64, 64, 64, 255)] == ends(image)
 
 
+@pytest.mark.parametrize("is_transparent", [False, True])
+def test_a_small_first_frame_has_a_transparent_border(path: Path, *, is_transparent: bool) -> None:
+    """A GIF whose first frame is smaller than its canvas is shown at the size of the canvas."""
+    frame = Image.new("P", (2, 1), 1)
+    frame.putpalette([255, 0, 0, 0, 0, 255, 0, 255, 0])
+    options = {"transparency": 2} if is_transparent else {}
+    data = bytearray(encoded(frame, "GIF", **options))
+    data[6:10] = struct.pack("<HH", 4, 3)  # the canvas
+    place = data.index(b",\0\0\0\0\2\0\1\0")
+    data[place + 1 : place + 5] = struct.pack("<HH", 1, 1)  # the position of the frame
+
+    image = thumbnail(path, bytes(data)).convert("RGBA")
+
+    pixels = [image.getpixel((x, y)) for y in range(3) for x in range(4)]
+    blue, clear = (0, 0, 255, 255), (0, 0, 0, 0)
+    shown = [clear if pixel[3] == 0 else pixel for pixel in pixels]
+    assert [*[clear] * 4, clear, blue, blue, clear, *[clear] * 4] == shown
+
+
 @pytest.mark.parametrize("depth", GRAY_ROWS)
 def test_a_transparent_gray_is_transparent(path: Path, depth: int) -> None:
     """The gray that a PNG declares transparent is transparent, with 1 to 16 bits per pixel."""

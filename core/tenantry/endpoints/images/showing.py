@@ -34,6 +34,9 @@ _TRANSPOSE = MappingProxyType(
 )
 """Maps an EXIF orientation to the operation that makes an image upright."""
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of an image, in pixels."""
+
 _PROFILE_MODES = MappingProxyType(
     {b"RGB ": ("RGB", "RGBA"), b"GRAY": ("L", "LA"), b"CMYK": ("CMYK",)}
 )
@@ -47,8 +50,8 @@ def shrink(
 
     Small images are not enlarged.
     """
-    image: Image.Image = _opened(pixel_file, plugin, contents, size_px)
-    image = _with_shown_mode(image, profile_space=contents.profile[16:20])
+    opened, box = _opened(pixel_file, plugin, contents, size_px)
+    image = _with_shown_mode(opened, box, profile_space=contents.profile[16:20])
     image.thumbnail((size_px, size_px))
     method = _TRANSPOSE.get(orientation(contents.exif))
     return image if method is None else image.transpose(method)
@@ -95,18 +98,24 @@ def orientation(exif: bytes) -> int:
 
 def _opened(
     pixel_file: bytes, plugin: type[ImageFile], contents: ImageContents, size_px: int
-) -> ImageFile:
+) -> tuple[ImageFile, Box]:
+    """Return the decoded image, and the part of it that the first frame covers."""
     image = plugin(BytesIO(pixel_file))
     if image.size != (contents.width, contents.height):
         raise BrokenImageError("This image is damaged: it has two sizes.")
     width, height = (-(-side * 2 * size_px // max(image.size)) for side in image.size)
     image.draft(None, (width, height))  # `draft` makes Pillow read a JPEG with less memory
+    whole = (0, 0, *image.size)
+    # The plugin for WebP describes no parts.
+    box = next((part.extents for part in image.tile if part.extents), whole)
     image.load()
-    return image
+    return image, box
 
 
-def _with_shown_mode(image: Image.Image, profile_space: bytes) -> Image.Image:
+def _with_shown_mode(image: Image.Image, box: Box, profile_space: bytes) -> Image.Image:
     """Return an image in a mode that can be made smaller and saved."""
+    if box != (0, 0, *image.size):
+        return _with_clear_border(image, box)
     if image.mode == "I;16":
         return _with_8_bits(image)
     if image.mode == "CMYK":
@@ -117,6 +126,18 @@ def _with_shown_mode(image: Image.Image, profile_space: bytes) -> Image.Image:
     else:
         mode = "L" if is_gray else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def _with_clear_border(image: Image.Image, box: Box) -> Image.Image:
+    """Return a GIF whose canvas is transparent outside of the first frame, as in browsers."""
+    shown = image if image.mode == "RGBA" else image.convert("RGBA")
+    (left, top, right, bottom), (width, height) = box, image.size
+    for border in (
+        (0, 0, width, top), (0, bottom, width, height),
+        (0, top, left, bottom), (right, top, width, bottom),
+    ):  # fmt: skip
+        shown.paste((0, 0, 0, 0), border)
+    return shown
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:
