@@ -10,6 +10,7 @@ from sqlalchemy import URL, make_url
 from postgres import Postgres
 from tenantry.capsules.new_database import DatabaseError
 from tenantry.capsules.postgres_database import NewPostgresDatabase
+from tenantry.capsules.row_import import importing_rows
 
 pytestmark = pytest.mark.live
 
@@ -100,6 +101,22 @@ def test_failed_migrations_leave_nothing(url: URL, connection: Connection) -> No
             connection.execute(statement)
 
     assert [] == held(connection)
+
+
+def test_a_restore_connects_with_the_options_of_its_tenant(
+    url: URL, connection: Connection
+) -> None:
+    """Each connection of a restore has the tenant's `DATABASE_OPTIONS`."""
+    options = {"application_name": "acme"}
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'acme'"
+
+    counts = []
+    with NewPostgresDatabase(url, options):
+        counts.append(connection.execute(query).fetchone())
+        with importing_rows(url, "postgresql", options):
+            counts.append(connection.execute(query).fetchone())
+
+    assert [(1,), (2,)] == counts
 
 
 def test_committed_objects_stay(url: URL, connection: Connection) -> None:

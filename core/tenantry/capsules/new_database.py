@@ -8,13 +8,15 @@ restore to the same database file removes the unfinished file.
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import URL
 
 from tenantry.capsules.capsule import as_sentence
 from tenantry.capsules.locks import folder_lock, lock_exclusively
+from tenantry.database.options import NO_OPTIONS
 from tenantry.errors import TenantryError
 
 
@@ -35,14 +37,16 @@ class NewDatabase:
 
     Args:
         path: the path of the SQLite file.
+        options: the tenant's `DATABASE_OPTIONS`.
     """
 
     disk_folder: Path | None
     """A folder on the disk of the database; None for a database on a server."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: Mapping[str, Any] = NO_OPTIONS) -> None:
         self.url = URL.create("sqlite", database=str(path.absolute()))
         """The URL of the new database, which is temporary if `commit` moves the database."""
+        self.options = options
         self.disk_folder = path.parent
 
     def __enter__(self) -> Self:
@@ -70,12 +74,13 @@ class NewDatabaseFile(NewDatabase):
 
     Args:
         url: the URL of the SQLite file.
+        options: the tenant's `DATABASE_OPTIONS`.
 
     Raises:
         DatabaseError: the URL does not name a file, or has options.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, options: Mapping[str, Any] = NO_OPTIONS) -> None:
         if not url.database or url.database.startswith((":memory:", "file:")) or url.query:
             shown = url.render_as_string(hide_password=True)
             raise DatabaseError(f"{shown}: name a file, without options, as sqlite:///PATH.")
@@ -83,7 +88,7 @@ class NewDatabaseFile(NewDatabase):
         self._building_folder = self._path.with_name(f".{self._path.name}.restoring")
         self._building = self._building_folder / self._path.name
         self._is_committed = False
-        super().__init__(self._building)
+        super().__init__(self._building, options)
 
     def __enter__(self) -> Self:
         parent = self._path.parent

@@ -182,6 +182,7 @@ def restore_tenant(
         staging,
         database.url,
         on_progress,
+        options=request.database_options,
         app_dir=app_dir,
         with_templates=request.with_templates,
         before_placing=partial(_set_aside, replacing, staging),

@@ -5,15 +5,16 @@ the mark table, lists all objects that the restore has created. If a restore is 
 restore removes only the objects in the mark table.
 """
 
+from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import URL, Connection, NullPool, create_engine
 
 from tenantry.capsules.capsule import MARK_TABLE
 from tenantry.capsules.new_database import DatabaseError, NewDatabase, cleanup_error
 from tenantry.capsules.snapshot import quote
-from tenantry.database.options import command_options
+from tenantry.database.options import NO_OPTIONS, command_options
 from tenantry.database.pooler import POOLED, is_pooled
 from tenantry.database.url import with_schema
 from tenantry.errors import TenantryError
@@ -83,15 +84,17 @@ class NewPostgresDatabase(NewDatabase):
     Args:
         url: the URL of the database. If the schema is not the default schema, the URL must name the
             schema.
+        options: the tenant's `DATABASE_OPTIONS`.
 
     Raises:
         DatabaseError: the engine in the URL is not supported.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, options: Mapping[str, Any] = NO_OPTIONS) -> None:
         if url.drivername != "postgresql+psycopg":
             raise DatabaseError(f"{_shown(url)}: use sqlite or postgresql+psycopg.")
         self.url = url
+        self.options = options
         self.disk_folder = None
         self._mark = MARK_TABLE
         self._before: Objects = frozenset()
@@ -100,7 +103,7 @@ class NewPostgresDatabase(NewDatabase):
 
     def __enter__(self) -> Self:
         try:
-            self._connection = _connect(self.url)
+            self._connection = _connect(self.url, self.options)
             try:
                 self._claim()
             except BaseException:
@@ -161,14 +164,16 @@ class NewPostgresDatabase(NewDatabase):
             self._connection.close()
 
     def _drop_migrated(self) -> None:
-        with _connect(self.url) as connection:  # the first connection may be broken
+        with _connect(self.url, self.options) as connection:  # the first connection may be broken
             objects = self._migrated
             if objects is None:  # a migration has failed
                 objects = _list_objects(connection) - self._before
             _drop(connection, objects | {("table", self._mark)})
 
 
-def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
+def create_clone_database(
+    url: URL, name: str, undo: ExitStack, options: Mapping[str, Any] = NO_OPTIONS
+) -> URL:
     """Create a database or schema for a clone of a tenant, and return its URL.
 
     If the tenant uses the schema `public`, the clone gets a new database on the same server. If the
@@ -180,12 +185,13 @@ def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
         name: the name of the new database or schema.
         undo: a stack of cleanup callbacks. The function adds a callback that drops the new database
             or schema.
+        options: the tenant's `DATABASE_OPTIONS`.
 
     Raises:
         DatabaseError: the server refuses to create the database or schema.
     """
     try:
-        with _connect(url) as connection:
+        with _connect(url, options) as connection:
             schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
             quoted = quote(connection, name)
     except DatabaseError:
@@ -197,20 +203,20 @@ def create_clone_database(url: URL, name: str, undo: ExitStack) -> URL:
     else:
         kind, clone_url = SCHEMA, with_schema(url, name)
         drop = f"DROP SCHEMA {quoted} CASCADE"
-    if _is_left_by_clone(clone_url, kind):
-        _execute(url, drop)
-    _execute(url, f"CREATE {kind} {quoted}")
-    undo.callback(_execute, url, drop)
-    with _connect(clone_url) as connection:
+    if _is_left_by_clone(clone_url, kind, options):
+        _execute(url, drop, options)
+    _execute(url, f"CREATE {kind} {quoted}", options)
+    undo.callback(_execute, url, drop, options)
+    with _connect(clone_url, options) as connection:
         _create_mark(connection)
         _add_to_mark(connection, frozenset({(kind, name)}))
     return clone_url
 
 
-def _is_left_by_clone(url: URL, kind: str) -> bool:
+def _is_left_by_clone(url: URL, kind: str, options: Mapping[str, Any]) -> bool:
     """Whether a killed `clone` command left the database or schema, and no process uses it."""
     try:
-        with _connect(url) as connection:
+        with _connect(url, options) as connection:
             _check_mark_owner(connection, _shown(url))
             is_marked = any(marked == kind for marked, _ in _marked_objects(connection))
             return is_marked and bool(connection.exec_driver_sql(_TRY_LOCK).scalar())
@@ -218,29 +224,29 @@ def _is_left_by_clone(url: URL, kind: str) -> bool:
         return False
 
 
-def _execute(url: URL, statement: str) -> None:
+def _execute(url: URL, statement: str, options: Mapping[str, Any]) -> None:
     """Run a statement in autocommit mode, because CREATE DATABASE fails in a transaction.
 
     Raises:
         DatabaseError: the server rejects the statement.
     """
     try:
-        with _connect(url) as connection:
+        with _connect(url, options) as connection:
             connection.exec_driver_sql(statement)
     except Exception as error:
         text = f"{statement}: {describe_error(error)}; name an empty database with --database."
         raise DatabaseError(text) from error
 
 
-def _connect(url: URL) -> Connection:
+def _connect(url: URL, options: Mapping[str, Any]) -> Connection:
     """Return an autocommit connection that has no idle timeout."""
-    options = {"keepalives_idle": KEEPALIVE_S, "application_name": "tenantry restore"}
-    options |= command_options(url, {})
+    arguments = {"keepalives_idle": KEEPALIVE_S, "application_name": "tenantry restore"}
+    arguments |= command_options(url, options)
     engine = create_engine(
         with_connect_timeout(url),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
-        connect_args=options,
+        connect_args=arguments,
     )
     connection = engine.connect()
     pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()

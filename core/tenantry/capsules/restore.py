@@ -6,10 +6,11 @@ The module `new_tenant` calls `restore_capsule`, and writes the tenant file and 
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import URL
@@ -33,6 +34,7 @@ from tenantry.capsules.row_import import RowImport, importing_rows
 from tenantry.capsules.snapshot import open_engine
 from tenantry.capsules.staging import RestoreStaging
 from tenantry.capsules.tenant_folder import belongs_to_database, is_program, write_file
+from tenantry.database.options import NO_OPTIONS
 from tenantry.errors import EndpointError
 from tenantry.migrations.revisions import Branch, format_revisions, read_branches
 from tenantry.migrations.runner import MigrationRunner, MigrationTarget
@@ -81,6 +83,7 @@ def restore_capsule(
     url: URL | None,
     on_progress: ProgressCallback,
     *,
+    options: Mapping[str, Any] = NO_OPTIONS,
     app_dir: str | None = None,
     with_templates: bool = False,
     before_placing: Callable[[], None] = lambda: None,
@@ -93,6 +96,7 @@ def restore_capsule(
         url: the URL of an empty database for the new tenant, or None for the default SQLite file in
             the tenant's folder.
         on_progress: a function that receives the progress of the restore.
+        options: the `DATABASE_OPTIONS` of the new tenant.
         app_dir: the `APP_DIR` of the new tenant.
         with_templates: whether to restore the folders `templates` and `static`.
         before_placing: a function that is called before the new folder gets its final path.
@@ -102,7 +106,7 @@ def restore_capsule(
             could not be removed.
     """
     branches = capsule_branches(capsule.metadata, app_dir)
-    with _new_database(staging, url) as database:
+    with _new_database(staging, url, options) as database:
         check_disk_space(capsule, staging.data_dir, database.disk_folder)
         with naming_errors(str(capsule.path)):
             target = MigrationTarget(
@@ -111,9 +115,10 @@ def restore_capsule(
                 branches=branches,
                 lock_file=staging.folder / "lock",
                 destination=capsule.metadata.target_revisions,
+                options=options,
             )
             _migrate(target, on_progress)
-            _create_tables(capsule.metadata, database.url)
+            _create_tables(capsule.metadata, database)
             database.record_migrated()
             summary = _import(
                 capsule, staging, database, on_progress, with_templates=with_templates
@@ -149,10 +154,13 @@ def capsule_branches(metadata: CapsuleMetadata, app_dir: str | None) -> tuple[Br
     return tuple(found)
 
 
-def _new_database(staging: RestoreStaging, url: URL | None) -> NewDatabase:
+def _new_database(
+    staging: RestoreStaging, url: URL | None, options: Mapping[str, Any]
+) -> NewDatabase:
     if url is None:
-        return NewDatabase(staging.tenant_folder / f"{staging.name}.sqlite3")
-    return NewPostgresDatabase(url) if is_server_database(url) else NewDatabaseFile(url)
+        return NewDatabase(staging.tenant_folder / f"{staging.name}.sqlite3", options)
+    kind = NewPostgresDatabase if is_server_database(url) else NewDatabaseFile
+    return kind(url, options)
 
 
 def check_disk_space(capsule: Capsule, data_dir: Path, database_folder: Path | None) -> None:
@@ -192,7 +200,7 @@ def _migrate(target: MigrationTarget, on_progress: ProgressCallback) -> None:
         raise CapsuleError(f"the migrations cannot create its tables: {result.reason}")
 
 
-def _create_tables(metadata: CapsuleMetadata, url: URL) -> None:
+def _create_tables(metadata: CapsuleMetadata, database: NewDatabase) -> None:
     """Create the tables that no migration has created, from their definitions in the capsule.
 
     The database also gets the Alembic revisions that belong to no endpoint, such as those of
@@ -200,7 +208,7 @@ def _create_tables(metadata: CapsuleMetadata, url: URL) -> None:
     """
     if not metadata.tables and not metadata.unknown_revisions:
         return
-    with open_engine(url).begin() as connection:
+    with open_engine(database.url, database.options).begin() as connection:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         existing = sa.inspect(connection).get_table_names()
@@ -235,7 +243,8 @@ def _import(
         rows: RowImport | None = None
         tables: list[CapsuleTable] = []
         if metadata.tables:
-            rows = transaction.enter_context(importing_rows(database.url, metadata.engine))
+            importing = importing_rows(database.url, metadata.engine, database.options)
+            rows = transaction.enter_context(importing)
             tables = _existing_tables(rows, metadata.tables)
             rows.clear(tables)
         summary = CapsuleSummary(

@@ -8,7 +8,7 @@ SQLite.
 import math
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -25,6 +25,7 @@ from tenantry.capsules.snapshot import (
     quote,
     stored_columns,
 )
+from tenantry.database.options import NO_OPTIONS
 from tenantry.migrations.version_table import describe_error
 
 MESSAGE_LIMIT = 500
@@ -46,7 +47,9 @@ _TRIGGERS = """
 
 
 @contextmanager
-def importing_rows(url: sa.URL, source_engine: str) -> Iterator["RowImport"]:
+def importing_rows(
+    url: sa.URL, source_engine: str, options: Mapping[str, Any] = NO_OPTIONS
+) -> Iterator["RowImport"]:
     """Yield an import in one transaction, which is rolled back if the `with` block fails.
 
     Triggers are disabled during the import, because the capsule already contains the rows that
@@ -55,8 +58,9 @@ def importing_rows(url: sa.URL, source_engine: str) -> Iterator["RowImport"]:
     Args:
         url: the URL of the database that receives the rows.
         source_engine: the engine of the original database, `sqlite` or `postgresql`.
+        options: the tenant's `DATABASE_OPTIONS`.
     """
-    with open_engine(url).begin() as connection:
+    with open_engine(url, options).begin() as connection:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             with _sqlite_triggers_dropped(connection):

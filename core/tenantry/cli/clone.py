@@ -54,7 +54,7 @@ def command(
         write_capsule(tenant, loaded, settings.data_dir, path, on_progress)
         capsule = read_capsule(path, on_progress)
         if database is None and is_server_database(tenant.database_url):
-            url = create_clone_database(tenant.database_url, new, staging.undo)
+            url = create_clone_database(tenant.database_url, new, staging.undo, options)
             database = url.render_as_string(hide_password=False)
         restored = restore_tenant(
             settings,
