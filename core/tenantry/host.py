@@ -267,7 +267,12 @@ class Host:
         # Tenantry's gunicorn worker reads `admission` after `start`, and asks `admission` before a
         # thread runs a request.
         self.admission = TenantAdmission(
-            self._route, self._accounting, in_flight, resources.over, resources.known_over
+            self._route,
+            self._accounting,
+            in_flight,
+            resources.over,
+            resources.known_over,
+            guarded=resources.guarded,
         )
 
     def _new_follower(self) -> Follower:

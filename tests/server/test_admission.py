@@ -94,10 +94,22 @@ def test_a_tenant_over_its_rate_is_known(admission: Any, host: Host) -> None:
     _, environ = routed(admission, "/initech/")
 
     assert [201, 429] == statuses
-    assert "initech" in admission.over
     assert [429, None] == [
         _status(admission.known_refusal(one)) for one in (environ, routed(admission, "/acme/")[1])
     ]
+
+
+def test_a_request_without_a_known_key_takes_no_place(admission: Any, host: Host) -> None:
+    """A flood of requests without a key leaves all places of a tenant to its clients."""
+    with Client(host).get("/globex/") as response:
+        refused_in_thread = response.status_code
+    unknown, known = {"HTTP_AUTHORIZATION": "Bearer no"}, {"HTTP_X_API_KEY": "the-key"}
+    environs = [routed(admission, "/globex/", **keys)[1] for keys in ({}, unknown, known)]
+
+    statuses = [_status(admission.known_refusal(environ)) for environ in environs]
+
+    assert (401, [401, 401, None]) == (refused_in_thread, statuses)
+    assert {} == host.resources.in_flight.counts()
 
 
 def test_a_record_is_carried_from_admission_to_the_end(admission: Any, host: Host) -> None:

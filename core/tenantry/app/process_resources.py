@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from tenantry.middleware.rate_limit import RateLimiter
 
 
+RATES_FOLDER = ".rates"
+"""Name of the folder below `<data>` with the counts of rate limits."""
+
+
 class ProcessResources:
     """The shared resources of one process.
 
@@ -65,11 +69,13 @@ class ProcessResources:
         self.sources = Sources()
         self.note_query = partial(_note_query, usage)
         self._rates_url = settings.rate_limit_storage
-        self._rates_folder = settings.data_dir / ".rates"
+        self._rates_folder = settings.data_dir / RATES_FOLDER
         self._lock = threading.Lock()  # the lock protects the creation of the rate limiter
         self._rates: RateLimiter | None = None
         self.over: dict[str, Any] = {}
         """The tenants that were over their rate, which the rate limiter keeps."""
+        self.guarded: dict[str, None] = {}
+        """The tenants that were built with keys. A tenant without keys can remain in the dict."""
         self._token_checks: WeakValueDictionary[tuple[str, str, OpenId], Verify] = (
             WeakValueDictionary()
         )

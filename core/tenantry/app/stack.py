@@ -51,11 +51,13 @@ def build_stack(
         resources: the shared resources of the process that serves the app.
     """
     logger = logging.getLogger(f"tenant.{tenant.name}")
+    checks = [*_head_checks(app, tenant, settings, resources)]
     head_checks = HeadChecks(
         CookieConfinement(app, logger),
         tenant.name,
-        _head_checks(app, tenant, settings, resources),
+        checks,
         BodyLimit(tenant.max_content_length),
+        next((one.is_stranger for one in checks if isinstance(one, Authentication)), None),
     )
     outermost_first: list[Layer] = [
         partial(Containment, logger=logger),
@@ -75,6 +77,7 @@ def _head_checks(
     if names:
         yield TrustedHosts(names)
     if tenant.clients is not None or tenant.oidc is not None:
+        resources.guarded[tenant.name] = None
         yield Authentication(
             tenant=tenant.name,
             realm=tenant.url_prefix,

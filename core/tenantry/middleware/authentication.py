@@ -127,6 +127,22 @@ class Authentication:
             authenticate=f'{challenge}, error="insufficient_scope"',  # RFC 6750 §3.1
         )
 
+    def is_stranger(self, environ: "WSGIEnvironment") -> bool:
+        """Whether `refuse` will refuse a request because of its missing or unknown key.
+
+        The method changes nothing, waits for nothing, and runs no code of the app. For a request
+        with a possible token, the result is False.
+        """
+        key = environ.get(_API_KEY)
+        if not key:
+            bearer = _BEARER.fullmatch(environ.get(_AUTHORIZATION, ""))
+            if bearer is None:
+                return True
+            if self._verify is not None:
+                return False
+            key = bearer[1]
+        return self._known(key) is None
+
     def refuse(self, environ: "WSGIEnvironment") -> Refusal | None:
         """Return the response to a client that may not send the request, or None.
 

@@ -54,9 +54,12 @@ class HeadChecks:
         tenant: the name of the tenant.
         checks: the checks before the check of the declared length, in their order.
         body_limit: checks the declared length, and reads a body of unknown length.
+        is_stranger: whether a request will be refused because it has no known key; None if the
+            tenant is open. A server asks before the request takes a place among the tenant's
+            requests in flight.
     """
 
-    __slots__ = ("_app", "_body_limit", "_checks", "_tenant", "is_quick")
+    __slots__ = ("_app", "_body_limit", "_checks", "_tenant", "is_quick", "is_stranger")
 
     def __init__(
         self,
@@ -64,11 +67,13 @@ class HeadChecks:
         tenant: str,
         checks: Iterable[HeadCheck],
         body_limit: BodyLimit,
+        is_stranger: "Callable[[WSGIEnvironment], bool] | None" = None,
     ) -> None:
         self._app = app
         self._tenant = tenant
         self._checks = tuple(checks)
         self._body_limit = body_limit
+        self.is_stranger = is_stranger
         self.is_quick = all(check.is_quick for check in self._checks)
         """Whether a server can call `refuse` on a thread that must not wait."""
 

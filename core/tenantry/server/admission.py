@@ -7,6 +7,7 @@ whether a call of `refusal` is fast.
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenantry.http.environ import REQUEST_ID, TARGET
@@ -28,7 +29,8 @@ class Admission(Protocol):
     """Decides which requests run. `enter`, `leave` and `refusal` are thread-safe."""
 
     over: Mapping[str, object]
-    """The tenants for which `known_refusal` may return a response."""
+    guarded: Mapping[str, object]
+    """The tenants for which `known_refusal` may return a response are in `over` or in `guarded`."""
 
     def route(self, environ: "WSGIEnvironment", _: object, /) -> Any:
         """Find the app that answers a request.
@@ -46,7 +48,7 @@ class Admission(Protocol):
         """Return the response that the head of a request already determines, or None."""
 
     def known_refusal(self, environ: "WSGIEnvironment") -> Refusal | None:
-        """Return the response that every request of a tenant gets now, or None."""
+        """Return the response to a request that must not take a place in flight, or None."""
 
     def max_body_bytes(self, environ: "WSGIEnvironment") -> int | None:
         """Return the maximum size of a request body; None for no maximum."""
@@ -87,6 +89,7 @@ class TenantAdmission:
         in_flight: the requests in flight of this process.
         over: contains the tenants that may be over their rate.
         known_over: returns the response that every request of a tenant over its rate gets, or None.
+        guarded: contains the tenants that may have keys.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class TenantAdmission:
         in_flight: RequestsInFlight,
         over: Mapping[str, object],
         known_over: Callable[[str], Refusal | None],
+        *,
+        guarded: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         self.app = accounting
         """The WSGI app that runs the admitted requests."""
@@ -103,6 +108,7 @@ class TenantAdmission:
         self._in_flight = in_flight
         self._known_over = known_over
         self.over = over
+        self.guarded = guarded
         self.enter = accounting.enter
         self.leave = in_flight.leave
 
@@ -123,11 +129,21 @@ class TenantAdmission:
         return refusal
 
     def known_refusal(self, environ: "WSGIEnvironment") -> Refusal | None:
-        """Return the 429 for a tenant over its rate; None if the tenant requires a key."""
-        tenant = environ[TARGET].tenant
-        if tenant is None or tenant.clients is not None or tenant.oidc is not None:
+        """Return the 401 to a request without a known key, or the 429 of a tenant over its rate.
+
+        If the tenant has keys, its rate counts only requests with a key.
+        """
+        mount = environ[TARGET]
+        instance = mount.instance
+        if instance is not None and instance.head_checks is not None:
+            is_stranger = instance.head_checks.is_stranger
+            if is_stranger is not None:
+                return self.refusal(environ) if is_stranger(environ) else None
+        if mount.name not in self.over or mount.tenant is None:
             return None
-        return self._known_over(tenant.name)
+        if mount.tenant.clients is not None or mount.tenant.oidc is not None:
+            return None
+        return self._known_over(mount.name)
 
     def max_body_bytes(self, environ: "WSGIEnvironment") -> int | None:
         """Return the tenant's `MAX_CONTENT_LENGTH`."""
@@ -161,6 +177,7 @@ class OpenAdmission:
     """Admits `threads` requests at once, and refuses none, for applications other than the host."""
 
     over: Mapping[str, object] = {}
+    guarded: Mapping[str, object] = {}
 
     def __init__(self, threads: int) -> None:
         self._free = [_Token() for _ in range(threads)]  # `append` and `pop` are atomic

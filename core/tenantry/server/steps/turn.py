@@ -35,8 +35,9 @@ class Turns:
         connection.state = BUSY
         connection.deadline = math.inf
         exchange.on_turn = on_turn
-        if tenant in self._admission.over and tenant and exchange.body is None:
-            refusal = self._admission.known_refusal(exchange.environ)
+        admission = self._admission
+        if (tenant in admission.over or tenant in admission.guarded) and exchange.body is None:
+            refusal = admission.known_refusal(exchange.environ)
             if refusal is not None:
                 self._protocol.responses.refuse(exchange, refusal)
                 return
