@@ -23,6 +23,7 @@ from tenantry.endpoints.finding import available_endpoints, find_endpoint
 from tenantry.endpoints.loading import load_endpoint, unload_endpoints
 from tenantry.endpoints.plain_names import resolve_plain_names, using
 from tenantry.errors import EndpointError
+from tenantry.private_code import latest_builds
 from tenantry.private_code.modules import PrivateModules
 from tenantry.private_code.sources import Sources
 
@@ -300,6 +301,30 @@ def test_new_sources_read_changed_files(
 
     assert [False, True] == [hasattr(module(one, "resources"), "NEW") for one in (old, new)]
     unload_endpoints(new)
+
+
+def test_a_build_fails_while_an_earlier_import_hangs(
+    load: Load, write_endpoint: WriteEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next build does not wait for an import that hangs, and the error names the module."""
+    released, hangs = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        released.wait(DEADLINE_S)
+
+    monkeypatch.setattr(sys, "hang_here", hang, raising=False)
+    name = write_endpoint(models="import sys\nsys.hang_here()\nclass ShopModel: pass\n")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(load, name)
+        assert hangs.wait(DEADLINE_S)
+        monkeypatch.setattr(latest_builds, "BUILD_WAIT_S", 0.0)
+        with pytest.raises(TimeoutError, match=r"'corp.shop.models' .*tenantry restart"):
+            load(name)
+        released.set()
+        first.result(DEADLINE_S)
+
+    assert load(name).modules
 
 
 def test_an_endpoint_can_be_loaded_in_many_threads(

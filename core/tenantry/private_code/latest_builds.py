@@ -8,6 +8,7 @@ that looks up a module by name: pickles, dataclasses with postponed annotations,
 import importlib.abc
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
@@ -21,8 +22,48 @@ if TYPE_CHECKING:
     from tenantry.private_code.modules import PrivateModules
 
 BUILD_WAIT_S = 30.0
-"""Seconds that a build waits for another build of the same tenant. A build takes 10 to 125 ms, and
-with a database migration up to some seconds."""
+"""Seconds after the beginning of a build for which another build of the same tenant waits. A build
+takes 10 to 125 ms, and with a database migration up to some seconds. An older build hangs."""
+
+
+class _BuildTurn:
+    """The builds of one owner, of which one runs at a time. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # held during the imports of a build
+        self._running: tuple[PrivateModules, float] | None = None
+
+    def begin(self, build: "PrivateModules") -> None:
+        """Wait for the running build.
+
+        Raises:
+            TimeoutError: the running build hangs.
+        """
+        while not self._lock.acquire(timeout=self._patience_s()):
+            if self._patience_s() <= 0:
+                raise TimeoutError(self._describe())
+        self._running = build, time.monotonic()
+
+    def end(self) -> None:
+        """Let the next build begin."""
+        self._running = None
+        self._lock.release()
+
+    def _patience_s(self) -> float:
+        running = self._running
+        if running is None:
+            return BUILD_WAIT_S
+        return max(0.0, running[1] + BUILD_WAIT_S - time.monotonic())
+
+    def _describe(self) -> str:
+        running = self._running
+        modules = () if running is None else tuple(running[0].importing)
+        what = f"the import of {modules[-1]!r}" if modules else "an earlier build of this tenant"
+        return (
+            f"{what} has not ended within {BUILD_WAIT_S:g} s; fix the code that hangs, then run: "
+            "tenantry restart"
+        )
+
 
 _LOCK = threading.Lock()
 """Protects `_latest`, and the private names in `sys.modules`."""
@@ -30,8 +71,8 @@ _LOCK = threading.Lock()
 _latest: dict[str, "PrivateModules"] = {}
 """The latest build of each owner."""
 
-_building: dict[str, threading.Lock] = {}
-"""The lock of each owner that has been built: held during the imports of a build."""
+_building: dict[str, _BuildTurn] = {}
+"""The turn of each owner that has been built."""
 
 
 def latest(owner: str) -> "PrivateModules | None":
@@ -46,13 +87,13 @@ def becoming_latest(modules: "PrivateModules") -> Iterator["ref[PrivateModules] 
     Another build of the owner waits until the end of the `with` block.
 
     Raises:
-        TimeoutError: another build of the owner has not ended within `BUILD_WAIT_S`.
+        TimeoutError: another build of the owner has not ended within `BUILD_WAIT_S` of its
+            beginning.
     """
     owner = modules.owner
     with _LOCK:
-        lock = _building.setdefault(owner, threading.Lock())
-    if not lock.acquire(timeout=BUILD_WAIT_S):
-        raise TimeoutError("another build of this tenant has not ended; see its log lines")
+        turn = _building.setdefault(owner, _BuildTurn())
+    turn.begin(modules)
     try:
         with _LOCK:
             previous = _latest.get(owner)
@@ -60,7 +101,7 @@ def becoming_latest(modules: "PrivateModules") -> Iterator["ref[PrivateModules] 
             _latest[owner] = modules
         yield None if previous is None else ref(previous)
     finally:
-        lock.release()
+        turn.end()
 
 
 def forget(modules: "PrivateModules", previous: "PrivateModules | None") -> None:

@@ -58,6 +58,8 @@ class PrivateModules:
         # Held while modules of the build are imported. Reentrant, because modules import modules.
         self._lock = threading.RLock()
         self._loaded: set[str] = set()
+        self.importing: list[str] = []
+        """The plain names of the modules whose code runs now, the innermost last."""
         self.modules: dict[str, ModuleType] = {}
         """The imported modules by plain name."""
         self.builtins: Mapping[str, Any] = {**vars(builtins), "__import__": self._import}
@@ -87,7 +89,8 @@ class PrivateModules:
         up modules in `sys.modules` while a module is imported.
 
         Raises:
-            TimeoutError: another build of the tenant has not ended within `BUILD_WAIT_S`.
+            TimeoutError: another build of the tenant has not ended within `BUILD_WAIT_S` of its
+                beginning.
         """
         with becoming_latest(self) as self._previous:
             yield
@@ -155,6 +158,7 @@ class PrivateModules:
         module = importlib.util.module_from_spec(spec)
         module.__dict__["__builtins__"] = self.builtins
         self.put(plain, module)
+        self.importing.append(plain)
         try:
             spec.loader.exec_module(module)
         except BaseException:
@@ -162,6 +166,8 @@ class PrivateModules:
             if self.is_latest:
                 sys.modules.pop(module.__name__, None)
             raise
+        finally:
+            self.importing.remove(plain)
         if self.is_latest:  # a module may replace itself
             self.modules[plain] = sys.modules.get(module.__name__, self.modules[plain])
         self._loaded.add(plain)
