@@ -17,6 +17,7 @@ from tenantry.audit.run import audit
 from tenantry.audit.written_files import WrittenFiles
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.completion import complete_tenant
+from tenantry.cli.inspecting import leaving_no_empty_folder
 from tenantry.cli.output import count, examples, json_option, print_json, print_table
 from tenantry.errors import UnknownTenantError
 from tenantry.host import Host, create_host
@@ -43,7 +44,9 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
     and cookies, and tenants that accept another tenant's session or key. The exit code is 1 if
     there is a finding that is neither a note nor accepted with AUDIT_ACCEPT in the tenant files.
     """
-    findings, number = audit_folder(read_settings(), names)
+    settings = read_settings()
+    with leaving_no_empty_folder(settings):
+        findings, number = audit_folder(settings, names)
     problems = [finding for finding in findings if finding.is_problem]
     if is_json:
         print_json({"tenants": number, "findings": [_as_json(finding) for finding in findings]})

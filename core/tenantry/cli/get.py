@@ -8,10 +8,12 @@ from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from tenantry.cli import PROBLEM_FOUND
+from tenantry.cli.inspecting import leaving_no_empty_folder
 from tenantry.cli.output import examples, json_option, print_json
 from tenantry.errors import TenantryError
 from tenantry.host import create_host
 from tenantry.http.response_close import ResponseCutError
+from tenantry.settings import HostSettings, read_settings
 
 FIRST_ERROR_STATUS = 400
 
@@ -84,7 +86,23 @@ def command(
     command. Print the status, the headers and the body of the response. The exit code is 1 if the
     status is 400 or higher.
     """
-    host = create_host()
+    settings = read_settings()
+    with leaving_no_empty_folder(settings):
+        status = _send(settings, path, method, data, headers, is_json=is_json)
+    sys.exit(PROBLEM_FOUND if status >= FIRST_ERROR_STATUS else 0)
+
+
+def _send(
+    settings: HostSettings,
+    path: str,
+    method: str | None,
+    data: bytes | None,
+    headers: list[tuple[str, str]],
+    *,
+    is_json: bool,
+) -> int:
+    """Send the request, print the response, and return its status."""
+    host = create_host(settings)
     host.load()
     method = (method or ("GET" if data is None else "POST")).upper()
     try:
@@ -101,7 +119,7 @@ def command(
         raise TenantryError(
             f"{path}: the response is incomplete: {cut}; for the reason, see the log lines above."
         )
-    sys.exit(PROBLEM_FOUND if response.status_code >= FIRST_ERROR_STATUS else 0)
+    return response.status_code
 
 
 def _read(response: Response) -> tuple[bytes, str]:
