@@ -12,8 +12,9 @@ from postgres import Postgres
 from shops import WriteShop, first, second, write_shop_fixture
 from tenantry.cli.restart import _find_lost_tenants
 from tenantry.host import Host
+from tenantry.migrations import trial
 from tenantry.migrations.fleet_run import FleetLimits, upgrade
-from tenantry.migrations.trial import find_migration_problems
+from tenantry.migrations.trial import find_migration_problems, find_untried
 from tenantry.observability.control_socket import WorkerStatus
 from tenantry.settings import HostSettings
 from tenantry.tenants.catalogue import scan_tenants
@@ -110,6 +111,23 @@ def test_check_and_restart_report_a_failing_migration(
     assert (0, []) == (good[0].code, good[1])
     assert (1, True) == (checked.code, "ZeroDivisionError: division by zero" in checked.out)
     assert [True] == [line.startswith("acme would fail: ") for line in lost]
+
+
+def test_a_large_database_is_not_copied(
+    write_shop: WriteShop, tenant: MakeTenant, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operators read that the pending migrations of a large database are not tried."""
+    write_shop(first())
+    acme, globex = tenant("acme"), tenant("globex")
+    upgrade([acme], data_dir, FleetLimits(jobs=1))
+    monkeypatch.setattr(trial, "COPY_LIMIT_BYTES", 1 << 10)
+    before = list(find_untried([acme, globex], data_dir))
+    write_shop(first(), second("1 / 0"))
+
+    [(found, note)] = find_untried([acme, globex], data_dir)
+
+    assert ([], acme, []) == (before, found, texts([acme], data_dir, is_foreseeing=False))
+    assert "tenantry db upgrade --tenant acme" in note.text
 
 
 def test_a_failed_upgrade_of_a_server_is_reported(

@@ -9,7 +9,7 @@ import click
 from tenantry.app.trial_build import try_builds
 from tenantry.cli.output import count, examples
 from tenantry.errors import TenantryError
-from tenantry.migrations.trial import find_migration_problems
+from tenantry.migrations.trial import find_migration_problems, find_untried
 from tenantry.observability.control_socket import WorkerStatus
 from tenantry.private_code.generations import new_generation, remove_if_unused
 from tenantry.server.rolling_restart import check_new_code, replace_workers, running_workers
@@ -53,7 +53,10 @@ def restart(settings: HostSettings, *, is_forced: bool = False) -> int:
     with ExitStack() as stack:
         # The validation of the tenant files copies the code that they name.
         new = [stack.enter_context(_new_generation(settings, host)) for host in hosts]
-        lost = _find_lost_tenants(settings, workers, scan_tenants(settings))
+        catalogue = scan_tenants(settings)
+        for tenant, note in find_untried(catalogue.tenants, settings.data_dir):
+            click.echo(f"note: {tenant.name}: {note}", err=True)
+        lost = _find_lost_tenants(settings, workers, catalogue)
         if lost and not is_forced:
             remedy = "nothing was restarted; fix or disable these tenants, or use --force."
             raise TenantryError("\n".join([*lost, remedy]))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tenantry.database.url import is_in_memory, parse_database_url
+from tenantry.database.url import is_in_memory, parse_database_url, plain_file
 from tenantry.errors import EndpointError, Problem, TenantryError
 from tenantry.migrations.fleet_run import last_step
 from tenantry.migrations.revisions import Branch, compare, read_branches, revision_problems
@@ -29,8 +29,8 @@ TRIAL_TIMEOUT_S = 60.0
 """Time limit in seconds for the migrations of one copy."""
 
 COPY_LIMIT_BYTES = 256 << 20
-"""Maximum size in bytes of a database that is copied. For a larger database, the migrations run on
-an empty database."""
+"""Maximum size in bytes of a database that is copied. The migrations of a larger database are not
+tried, because the copy would take too much time and disk space."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,25 @@ def find_migration_problems(
             texts = copies.problems(trial) if trial.file else _recorded_problems(trial, data_dir)
             for text in texts:
                 yield trial.tenant, Problem(trial.tenant.file, text, "BLUEPRINTS")
+
+
+def find_untried(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[Tenant, Problem]]:
+    """Yield a note for each tenant whose pending migrations are not tried.
+
+    The reason is a database that is larger than `COPY_LIMIT_BYTES`.
+    """
+    for tenant in tenants:
+        file = plain_file(tenant.database_uri.get_secret_value())
+        if file is None or not _is_large(file):
+            continue
+        trial = _trial_of(tenant, data_dir.absolute())
+        if trial is not None and _state(trial.target) == "behind":
+            text = (
+                f"its pending migrations are not tried on a copy, because {file} has more "
+                f"than {COPY_LIMIT_BYTES >> 20} MiB; make a backup, then run: tenantry db upgrade "
+                f"--tenant {tenant.name}"
+            )
+            yield tenant, Problem(tenant.file, text, "BLUEPRINTS")
 
 
 class _Copies:
@@ -149,7 +168,7 @@ def _copy(source: Path, copy: Path) -> bool:
 
     Return whether the database was small enough.
     """
-    if not source.is_file() or source.stat().st_size > COPY_LIMIT_BYTES:
+    if not source.is_file() or _is_large(source):
         return False
     with (
         closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as old,
@@ -157,6 +176,10 @@ def _copy(source: Path, copy: Path) -> bool:
     ):
         old.backup(new)
     return True
+
+
+def _is_large(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > COPY_LIMIT_BYTES
 
 
 def _recorded_problems(trial: _Trial, data_dir: Path) -> Iterator[str]:
