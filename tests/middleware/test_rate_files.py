@@ -14,7 +14,7 @@ import pytest
 from limits import parse, parse_many
 
 from tenantry.middleware import rate_files
-from tenantry.middleware.rate_files import KEPT_S, HostStorage
+from tenantry.middleware.rate_files import KEPT_S, HostStorage, delete_counts
 
 RATE = (parse("3/minute"),)
 
@@ -167,3 +167,14 @@ def test_old_files_are_deleted(tmp_path: Path) -> None:
 
     assert (["globex"], 3) == (left, _admitted(storage))
     assert 2 == len(list(tmp_path.iterdir()))
+
+
+def test_a_removed_tenant_leaves_no_counts(tmp_path: Path) -> None:
+    """A new tenant of the name begins at zero, also in a process that has the old file open."""
+    storages = HostStorage(tmp_path), HostStorage(tmp_path)
+    first = [_admitted(storages[0], tenant) for tenant in ("acme", "acme-2")]
+
+    delete_counts(tmp_path, "acme")
+
+    again = [[_admitted(one, tenant, 2) for tenant in ("acme", "acme-2")] for one in storages]
+    assert ([3, 3], [[2, 0], [1, 0]]) == (first, again)

@@ -13,9 +13,21 @@ from tenantry.settings import HostSettings
 from tenantry.tenants.catalogue import load_tenant
 
 KILL_AT_STEP = """\
-import os, signal, sys
+import importlib, os, signal, sys
 from tenantry.moves import steps
-number = int(sys.argv.pop(1))
+place = sys.argv.pop(1)
+number = int(place) if place.lstrip("-").isdigit() else -1
+def kill_after(place):
+    module_name, names = place.split(":")
+    class_name, name = names.split(".")
+    owner = getattr(importlib.import_module(f"tenantry.{module_name}"), class_name)
+    method = getattr(owner, name)
+    def run_and_end(*arguments):
+        method(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, run_and_end)
+if ":" in place:
+    kill_after(place)
 def run_steps(all_steps, on_progress):
     for step in all_steps:
         global number
@@ -78,8 +90,10 @@ def is_capsule_whole(path: Path) -> bool:
     return (capsule.metadata.tenant, capsule.summary.files) == ("shop", 2)
 
 
-def run_command(settings: HostSettings, *words: str, kill_at: int | None = None) -> tuple[int, str]:
-    """Run a command, and kill it before the step with the given number."""
+def run_command(
+    settings: HostSettings, *words: str, kill_at: int | str | None = None
+) -> tuple[int, str]:
+    """Run a command, and kill it before the step with a number, or after a method."""
     script = [sys.executable, "-c", KILL_AT_STEP, str(-1 if kill_at is None else kill_at)]
     ended = subprocess.run(
         [*script, *words],

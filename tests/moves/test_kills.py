@@ -36,7 +36,7 @@ def _shop(settings: HostSettings) -> str:
     return load_tenant(settings, "shop")[0].secret_key.get_secret_value()
 
 
-@pytest.mark.parametrize("step", range(11))
+@pytest.mark.parametrize("step", range(12))
 def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
     """If `rename` is killed, the tenant is complete under one name; a second run finishes."""
     code, out = run_command(settings, "rename", "shop", "store", kill_at=step)
@@ -44,9 +44,9 @@ def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
     held = [name for name in ("shop", "store") if is_moving(settings.data_dir, name)]
     again, text = run_command(settings, "rename", "shop", "store")
 
-    assert was_killed(code) == (step < 11), out
+    assert was_killed(code) == (step < 12), out
     assert ([], 1) == (held, len(whole))
-    if step == 10:  # the killed run had finished, except for its journal
+    if step == 11:  # the killed run had finished, except for its journal
         assert is_whole(settings, "store")
     assert (0, True) == (again, is_whole(settings, "store")), text
     tenant, _ = load_tenant(settings, "store")
@@ -58,7 +58,7 @@ def test_a_killed_rename(settings: HostSettings, shop: str, step: int) -> None:
     assert OperatorState(maintenance="Back at noon.") == state
 
 
-@pytest.mark.parametrize("step", range(7))
+@pytest.mark.parametrize("step", range(8))
 def test_a_killed_remove(settings: HostSettings, shop: str, tmp_path: Path, step: int) -> None:
     """If `remove` is killed, the tenant or its backup file is complete; a second run finishes."""
     assert shop
@@ -76,9 +76,21 @@ def test_a_killed_remove(settings: HostSettings, shop: str, tmp_path: Path, step
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("step", range(6))
-def test_a_killed_replacement(settings: HostSettings, shop: str, step: int) -> None:
-    """If `restore --replace` is killed, the former tenant is complete; a second run finishes."""
+KILLS = (
+    *range(6),
+    "capsules.staging:RestoreStaging.move_into_place",
+    "moves.replace:Replacement.write_file",
+    "moves.replace:Replacement.wait_for_workers",
+)
+"""Where a replacement is killed: before a step, or after a method."""
+
+
+@pytest.mark.parametrize("step", KILLS)
+def test_a_killed_replacement(settings: HostSettings, shop: str, step: int | str) -> None:
+    """If `restore --replace` is killed, the former tenant is complete; a second run finishes.
+
+    `list` and `check` name the second run.
+    """
     assert 0 == run_command(settings, "backup", "shop", "a")[0]
     (settings.data_dir / "shop/cache.db").unlink()
     write_database(settings.data_dir / "shop/cache.db", 8)
@@ -88,9 +100,15 @@ def test_a_killed_replacement(settings: HostSettings, shop: str, step: int) -> N
     former = aside[0] if aside else settings.data_dir / "shop"
     kept = rows_of(former / "cache.db")
     is_held = is_moving(settings.data_dir, "shop")
+    reports = [run_command(settings, command) for command in ("list", "check")]
     again, text = run_command(settings, "restore", "a", "--replace")
 
-    assert (True, [(8,)], step > 3) == (was_killed(code), kept, is_held), out
+    is_partial = isinstance(step, str) or step > 3
+    assert (True, [(8,)], is_partial) == (was_killed(code), kept, is_held), out
+    remedy = f"tenantry restore {settings.data_dir.parent}/a --as shop --replace"
+    assert [(0, True), (int(is_partial), True)] == [
+        (code, remedy in report) for code, report in reports
+    ], reports
     assert (0, True, False) == (
         again, is_whole(settings, "shop"), is_moving(settings.data_dir, "shop")
     ), text  # fmt: skip

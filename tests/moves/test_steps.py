@@ -4,8 +4,10 @@ import sqlite3
 
 import pytest
 
+from commands import Tenantry
 from tenantry.errors import TenantryError
 from tenantry.moves.steps import MoveStep, run_steps
+from tenantry.settings import HostSettings
 
 
 @pytest.mark.parametrize(
@@ -19,3 +21,19 @@ def test_a_step_that_fails_is_named_in_one_line(error: Exception) -> None:
 
     with pytest.raises(TenantryError, match=r"copying files failed: .*run the same command again"):
         run_steps([MoveStep("copying files", fail)], lambda *_: None)
+
+
+def test_a_secret_without_a_tenant_can_be_set_aside(
+    settings: HostSettings, tenantry: Tenantry
+) -> None:
+    """The remedy of `tenantry new` for a secret that no tenant file mentions works."""
+    (settings.data_dir / "secrets").mkdir(parents=True)
+    (settings.data_dir / "secrets/SHOP_SECRET_KEY").write_text("k" * 40)
+    refused = tenantry("new", "shop")
+
+    removed = tenantry("remove", "shop")
+
+    assert (1, True) == (refused.code, "tenantry remove shop" in refused.err)
+    assert (0, 0) == (removed.code, tenantry("new", "shop").code), removed
+    [aside] = (settings.data_dir / ".removed").iterdir()
+    assert ["SHOP_SECRET_KEY"] == [path.name for path in aside.iterdir()]

@@ -12,7 +12,7 @@ from werkzeug.test import Client
 from servers import wait_until
 from tenantry.host import Host
 from tenantry.settings import HostSettings
-from tenantry.tenants.last_good import Claims, LastGood
+from tenantry.tenants.last_good import Claims, LastGood, forget_last_good
 
 WriteTenant = Callable[..., Path]
 
@@ -63,6 +63,22 @@ def test_a_removed_tenant_keeps_nothing(settings: HostSettings, write_tenant: Wr
     record = {path.name for path in (settings.data_dir / ".last_good").iterdir()}
 
     assert ((201, "aaa"), {"aaa.py", "claims.json", ".lock"}) == (answer, record)
+
+
+def test_a_new_tenant_does_not_serve_the_version_of_a_removed_one(
+    settings: HostSettings, write_tenant: WriteTenant
+) -> None:
+    """A tenant that is removed and created again while no host runs begins without a record."""
+    write_tenant("zoo", URL_PREFIX="/shop")
+    with _serving(settings):
+        pass
+    forget_last_good(settings.data_dir, "zoo")
+    write_tenant("zoo", BROKEN)
+    with _serving(settings) as host:
+        status, _ = _ask(host, "/shop/")
+
+    assert 404 == status
+    assert not (settings.data_dir / ".last_good/zoo.py").exists()
 
 
 def test_a_broken_file_leaves_the_last_good_version(

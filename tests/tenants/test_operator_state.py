@@ -1,7 +1,10 @@
 """The operator state of a tenant says whether it is in maintenance, disabled or parked."""
 
+import fcntl
 import resource
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -10,6 +13,8 @@ from tenantry.tenants.operator_state import (
     DEFAULT_OPERATOR_STATE,
     OperatorState,
     OperatorStateWatch,
+    is_moving,
+    move_mark,
     operator_state_file,
     operator_state_stamp,
     read_operator_state,
@@ -144,3 +149,27 @@ def test_a_state_that_cannot_be_written_changes_nothing(data_dir: Path) -> None:
     assert 1 == len(str(raised.value).splitlines())
     assert old == read_operator_state(data_dir, "acme")
     assert [operator_state_file(data_dir, "acme")] == list((data_dir / "acme").iterdir())
+
+
+def test_a_tenant_is_held_while_its_journal_is_replaced(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has opened the journal before it is replaced looks again."""
+    mark = move_mark(data_dir, "acme")
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    lock = fcntl.flock
+
+    with ExitStack() as files:
+
+        def replace_then_lock(file: IO[bytes] | int, flags: int) -> None:
+            monkeypatch.setattr(fcntl, "flock", lock)
+            new = files.enter_context(mark.with_name(".acme.new").open("wb"))
+            lock(new, fcntl.LOCK_EX)
+            mark.with_name(".acme.new").replace(mark)
+            lock(file, flags)
+
+        monkeypatch.setattr(fcntl, "flock", replace_then_lock)
+        is_held = is_moving(data_dir, "acme")
+
+    assert (True, False) == (is_held, is_moving(data_dir, "acme"))

@@ -11,15 +11,15 @@ import click
 from tenantry.app.trial_build import TrialReport, try_builds
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.completion import complete_tenant
+from tenantry.cli.leftovers import leftovers
 from tenantry.cli.output import count, examples, json_option, print_json
 from tenantry.database.url import plain_file
 from tenantry.errors import Problem, UnknownTenantError
-from tenantry.migrations.trial import find_migration_problems
+from tenantry.migrations.trial import find_migration_problems, find_untried
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.cookie_names import find_lost_cookies
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.new_file import describe_leftover, find_leftovers
 from tenantry.tenants.surroundings import (
     find_debug_switch,
     find_open_data,
@@ -105,6 +105,11 @@ def find_problems(
         )
     ]
     problems += [("", problem) for problem in find_debug_switch()]
+    problems += [
+        (name, text)
+        for name, text, is_problem in leftovers(settings)
+        if is_problem and name in names
+    ]
     return sorted(problems, key=lambda pair: pair[0])
 
 
@@ -119,7 +124,8 @@ def find_notes(
     notes += [(tenant.name, note) for tenant, note in built.notes]
     notes += find_writers(tenants, settings.tenants_dir)
     notes += find_open_data(tenants, settings.data_dir)
-    notes += [(name, describe_leftover(settings, name)) for name in find_leftovers(settings)]
+    notes += [(tenant.name, note) for tenant, note in find_untried(tenants, settings.data_dir)]
+    notes += [(name, note) for name, note, is_problem in leftovers(settings) if not is_problem]
     return sorted(notes, key=lambda pair: pair[0])
 
 

@@ -9,6 +9,7 @@ import click
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.leftovers import print_leftovers
 from tenantry.cli.output import examples, json_option, print_json, print_table
+from tenantry.moves import unfinished_moves
 from tenantry.observability.control_socket import WorkerStatus, read_workers
 from tenantry.reload.convergence import wait_for_workers
 from tenantry.settings import HostSettings, read_settings
@@ -55,6 +56,10 @@ def command(is_waiting: bool, is_json: bool) -> None:
     unserved = wait_for_workers(settings) if is_waiting else {}
     workers = read_workers(settings.data_dir)
     rows = serving_rows(workers) if workers else folder_rows(settings, scan_tenants(settings))
+    moves = unfinished_moves(settings.data_dir)
+    for row in rows:
+        if row["name"] in moves and not row["reason"]:
+            row["reason"] = moves[row["name"]].explanation
     if is_json:
         print_json(rows)
     else:

@@ -138,7 +138,7 @@ def replace_tenant(
     on_progress: ProgressCallback,
 ) -> RestoredTenant:
     """Set an existing tenant aside, and create it again."""
-    move = Move("restore --replace", request.name)
+    move = Move("restore --replace", request.name, capsule=str(capsule.path.absolute()))
     with MoveJournal(settings.data_dir, move) as journal:
         replacement = Replacement(settings, journal)
         with new_tenant_staging(settings, request.name, is_replacing=True) as staging:

@@ -27,6 +27,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from limits import RateLimitItem
@@ -246,6 +247,14 @@ class _RatePage:
         return at_ns, last
 
 
+def delete_counts(folder: Path, tenant: str) -> None:
+    """Delete the counts of a tenant, so that a new tenant of that name begins at zero."""
+    for path in folder.glob(f"{tenant}@*"):
+        with suppress(OSError), path.open("r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _delete(file, path)
+
+
 def _count(pages: Sequence[_RatePage], now_ns: int) -> list[RateCount]:
     used = []
     for page in pages:
@@ -297,8 +306,13 @@ def _delete_if_old(path: Path) -> None:
         headers = (os.pread(file.fileno(), _HEADER.size, start) for start in pages)
         longest_s = max(_HEADER.unpack(header)[1] for header in headers)
         if time.time() - path.stat().st_mtime > longest_s + KEPT_S:
-            os.pwrite(file.fileno(), _DELETED, 0)
-            path.unlink()
+            _delete(file, path)
+
+
+def _delete(file: FileIO, path: Path) -> None:
+    """Delete a locked file. Processes that have mapped the file then open a new one."""
+    os.pwrite(file.fileno(), _DELETED, 0)
+    path.unlink()
 
 
 def _boot() -> bytes:

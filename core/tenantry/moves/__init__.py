@@ -8,7 +8,7 @@ move that is killed before its commit leaves the tenant unchanged. After any kil
 completes the move. The journal in `<data>/.moving` records unfinished moves.
 """
 
-from tenantry.moves.journal import Move, MoveJournal
+from tenantry.moves.journal import Move, MoveJournal, unfinished_moves
 from tenantry.moves.remove import Removal, RemovedTenant, remove_tenant
 from tenantry.moves.rename import RenamedTenant, rename_tenant
 from tenantry.moves.replace import Replacement
@@ -25,4 +25,5 @@ __all__ = [
     "remove_tenant",
     "rename_tenant",
     "run_steps",
+    "unfinished_moves",
 ]

@@ -9,6 +9,7 @@ tenant answers 503 until the command has run again.
 import fcntl
 import json
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -36,6 +37,8 @@ class Move:
     name: str
     new: str = ""
     """The new name of a renamed tenant."""
+    capsule: str = ""
+    """The path of the capsule that replaces a tenant."""
     started: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     """The time when the move began, in UTC, which is part of the names of folders."""
     secrets: Mapping[str, str] = field(default_factory=dict)
@@ -52,7 +55,14 @@ class Move:
             return f"tenantry rename {self.name} {self.new}"
         if self.operation == "remove":
             return f"tenantry remove {self.name}"
-        return f"tenantry restore FILE --as {self.name} --replace"
+        file = shlex.quote(self.capsule) if self.capsule else "FILE"
+        return f"tenantry restore {file} --as {self.name} --replace"
+
+    @property
+    def explanation(self) -> str:
+        """What is unfinished, and what the operator has to do."""
+        state = ", so the tenant answers 503" if self.is_partial else ""
+        return f"an earlier command was killed{state}; to complete it, run: {self.command}"
 
     def is_same(self, other: "Move") -> bool:
         """Whether two runs of a command describe the same move."""
@@ -113,7 +123,8 @@ class MoveJournal:
             self._is_kept = True
             text = f"an earlier command has not finished; first run it again: {found.command}"
             raise TenantryError(f"tenant {name!r}: {text}")
-        self.move, self.is_resumed, self._is_kept = found, True, True
+        self.move = replace(found, capsule=self.move.capsule)
+        self.is_resumed = self._is_kept = True
 
     def update(self, **changes: object) -> None:
         """Change fields of the move, on disk and in `move`."""
@@ -156,6 +167,19 @@ class MoveJournal:
             os.close(fd)
         self._locks.clear()
         announce_change(self._data_dir, self.move.name)
+
+
+def unfinished_moves(data_dir: Path) -> dict[str, Move]:
+    """Return the moves whose commands were killed, by the names of their tenants.
+
+    A move that a command continues now is not part of the result.
+    """
+    found = {}
+    for path in sorted(move_mark(data_dir, "_").parent.glob("[!.]*")):
+        with suppress(OSError, TypeError, ValueError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            found[path.name] = Move(**json.loads(file.read()))
+    return found
 
 
 def _lock(path: Path, name: str) -> int:

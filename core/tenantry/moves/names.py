@@ -1,11 +1,13 @@
-"""Finds the secrets that belong to a tenant, and writes tenant files for new names."""
+"""What belongs to the name of a tenant: its secrets, its tenant file, and what a host remembers."""
 
 import ast
 from collections.abc import Mapping
 from pathlib import Path
 
+from tenantry.app.process_resources import RATES_FOLDER
 from tenantry.errors import TenantryError
 from tenantry.settings import HostSettings
+from tenantry.tenants.last_good import forget_last_good
 from tenantry.tenants.new_file import database_variable, mentioned_by, secret_variable
 from tenantry.tenants.secrets import found_before, secret_file
 
@@ -27,6 +29,18 @@ def own_secrets(settings: HostSettings, name: str) -> list[str]:
 def secret_path(settings: HostSettings, variable: str) -> Path:
     """Return the path of a secret in `<data>/secrets`."""
     return Path(secret_file(variable, str(settings.data_dir)))
+
+
+def forget_name(settings: HostSettings, name: str) -> None:
+    """Forget what a former tenant has served and counted, for a new tenant of the same name.
+
+    The usage remains, because bills need the usage of former tenants.
+    """
+    # The import takes 0.3 s, so commands that only import this module skip it.
+    from tenantry.middleware.rate_files import delete_counts  # noqa: PLC0415
+
+    forget_last_good(settings.data_dir, name)
+    delete_counts(settings.data_dir / RATES_FOLDER, name)
 
 
 def renamed_text(source: bytes, secrets: Mapping[str, str], assignments: Mapping[str, str]) -> str:

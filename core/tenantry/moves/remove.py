@@ -13,7 +13,7 @@ from pathlib import Path
 from tenantry.capsules import write_capsule
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.moves.journal import Move, MoveJournal
-from tenantry.moves.names import own_secrets, secret_path
+from tenantry.moves.names import forget_name, own_secrets, secret_path
 from tenantry.moves.rename import kept_database
 from tenantry.moves.steps import MoveStep, run_steps, wait_until_followed, wait_until_held
 from tenantry.settings import HostSettings
@@ -52,7 +52,7 @@ def remove_tenant(
     """Remove a tenant, or data without a tenant, or complete a run that was killed.
 
     Raises:
-        UnknownTenantError: neither a tenant file nor data with this name exists.
+        UnknownTenantError: neither a tenant file, nor data, nor a secret with this name exists.
         TenantryError: the capsule cannot be written. The tenant is unchanged.
     """
     with MoveJournal(settings.data_dir, Move("remove", removal.name)) as journal:
@@ -90,6 +90,7 @@ class _Remove:
             MoveStep("waiting for workers", self._wait_for_workers),
             MoveStep("removing the folder", self._remove_folder),
             MoveStep("removing the secrets", self._remove_secrets),
+            MoveStep("removing counts", self._forget),
         ]
         if self._name in names:
             return [
@@ -100,9 +101,12 @@ class _Remove:
             ]
         if self._journal.is_resumed and self._journal.move.is_committed:
             return after
-        if not self._folder.exists():
+        if not self._folder.exists() and not own_secrets(self._settings, self._name):
             raise UnknownTenantError(self._name, names)
-        return [MoveStep("setting the data aside", self._set_aside)]
+        return [
+            MoveStep("setting the data aside", self._set_aside),
+            MoveStep("removing counts", self._forget),
+        ]
 
     def _hold(self) -> None:
         wait_until_held(self._settings.data_dir, self._name)
@@ -135,6 +139,9 @@ class _Remove:
         for variable in self._journal.move.secrets:
             secret_path(self._settings, variable).unlink(missing_ok=True)
 
+    def _forget(self) -> None:
+        forget_name(self._settings, self._name)
+
     def _set_aside(self) -> None:
         """Move data without a tenant to `<data>/.removed`, or delete it."""
         names = own_secrets(self._settings, self._name)
@@ -143,9 +150,10 @@ class _Remove:
             self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in secrets:
                 path.rename(self._aside / path.name)
-            self._folder.rename(self._aside / "data")
+            if self._folder.exists():
+                self._folder.rename(self._aside / "data")
             self.result = RemovedTenant(self._aside)
             return
         for path in secrets:
             path.unlink()
-        shutil.rmtree(self._folder)
+        self._remove_folder()

@@ -16,7 +16,7 @@ from tenantry.errors import TenantryError
 from tenantry.migrations.fleet_run import identity_in_journal
 from tenantry.migrations.journal import Journal, journal_file
 from tenantry.moves.journal import Move, MoveJournal
-from tenantry.moves.names import own_secrets, renamed_text, secret_path
+from tenantry.moves.names import forget_name, own_secrets, renamed_text, secret_path
 from tenantry.moves.steps import (
     MoveStep,
     replace_file,
@@ -96,6 +96,7 @@ class _Rename:
             MoveStep("renaming migration runs", self._rename_runs),
             MoveStep("removing the old folder", self._remove_folder),
             MoveStep("removing the old secrets", self._remove_secrets),
+            MoveStep("removing the old counts", self._forget),
         ]
         return after if self._is_committed else [*before, *after]
 
@@ -211,6 +212,9 @@ class _Rename:
     def _remove_secrets(self) -> None:
         for old in self._journal.move.secrets:
             secret_path(self._settings, old).unlink(missing_ok=True)
+
+    def _forget(self) -> None:
+        forget_name(self._settings, self._name)
 
     def _undoing_on_error(self) -> "_Undoing":
         return _Undoing(self._undo, self._journal)

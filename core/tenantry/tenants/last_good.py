@@ -10,7 +10,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -132,26 +132,39 @@ class LastGood:
             self._changes[tenant.name] = claims
 
     def _save_claims(self) -> None:
-        """Apply the changes to the file, which other processes also change."""
-        if not self._changes:
-            return
-        lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            claims = _read_claims(self._folder / _CLAIMS)
-            for name, changed in self._changes.items():
-                if changed is None:
-                    claims.pop(name, None)
-                    self._text_file(name).unlink(missing_ok=True)
-                else:
-                    claims[name] = changed
-            _replace(self._folder / _CLAIMS, json.dumps(claims).encode())
+        if self._changes:
+            _change_claims(self._folder, self._changes)
             self._changes = {}
-        finally:
-            os.close(lock)
 
     def _text_file(self, name: str) -> Path:
         return self._folder / f"{name}.py"
+
+
+def forget_last_good(data_dir: Path, name: str) -> None:
+    """Forget what a removed tenant served, so that a new tenant of that name does not serve it.
+
+    A running host forgets the tenant itself, but no host may be running.
+    """
+    folder = data_dir / ".last_good"
+    if folder.is_dir():
+        _change_claims(folder, {name: None})
+
+
+def _change_claims(folder: Path, changes: Mapping[str, Claims | None]) -> None:
+    """Apply changes to the file of claims, which other processes also change."""
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        claims = _read_claims(folder / _CLAIMS)
+        for name, changed in changes.items():
+            if changed is None:
+                claims.pop(name, None)
+                (folder / f"{name}.py").unlink(missing_ok=True)
+            else:
+                claims[name] = changed
+        _replace(folder / _CLAIMS, json.dumps(claims).encode())
+    finally:
+        os.close(lock)
 
 
 def _read_claims(path: Path) -> dict[str, Claims]:
