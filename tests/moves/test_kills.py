@@ -89,7 +89,7 @@ KILLS = (
 def test_a_killed_replacement(settings: HostSettings, shop: str, step: int | str) -> None:
     """If `restore --replace` is killed, the former tenant is complete; a second run finishes.
 
-    `list` and `check` name the second run.
+    `list` and `check` name the second run. A backup of incomplete data fails.
     """
     assert 0 == run_command(settings, "backup", "shop", "a")[0]
     (settings.data_dir / "shop/cache.db").unlink()
@@ -101,11 +101,13 @@ def test_a_killed_replacement(settings: HostSettings, shop: str, step: int | str
     kept = rows_of(former / "cache.db")
     is_held = is_moving(settings.data_dir, "shop")
     reports = [run_command(settings, command) for command in ("list", "check")]
+    saved, _ = run_command(settings, "backup", "shop", "b")
     again, text = run_command(settings, "restore", "a", "--replace")
 
     is_partial = isinstance(step, str) or step > 3
     assert (True, [(8,)], is_partial) == (was_killed(code), kept, is_held), out
     remedy = f"tenantry restore {settings.data_dir.parent}/a --as shop --replace"
+    assert int(is_partial) == saved
     assert [(0, True), (int(is_partial), True)] == [
         (code, remedy in report) for code, report in reports
     ], reports

@@ -23,8 +23,12 @@ from tenantry.cli.output import (
 )
 from tenantry.cli.signals import interrupting_signals
 from tenantry.errors import TenantryError
+from tenantry.moves import unfinished_moves
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import load_tenant
+from tenantry.tenants.loader import LoadedFile
+from tenantry.tenants.model import Tenant
+from tenantry.tenants.operator_state import is_moving
 
 
 @click.command(
@@ -51,7 +55,7 @@ def command(name: str, file: Path, is_json: bool) -> None:
             raise click.UsageError("--json needs a FILE, because - writes the capsule to stdout.")
         _write_to_stdout(settings, name)
         return
-    tenant, loaded = load_tenant(settings, name)
+    tenant, loaded = load_complete_tenant(settings, name)
     check_target(file, settings.data_dir / name)
     with interrupting_signals(), capsule_progress(is_json) as on_progress:
         summary = write_capsule(tenant, loaded, settings.data_dir, file, on_progress)
@@ -63,9 +67,25 @@ def command(name: str, file: Path, is_json: bool) -> None:
         print_left_out(summary)
 
 
+def load_complete_tenant(settings: HostSettings, name: str) -> tuple[Tenant, LoadedFile]:
+    """Load a tenant whose data no command is moving.
+
+    Raises:
+        UnknownTenantError: the tenant has no file.
+        TenantryError: the tenant file is rejected, or the data may be incomplete, because a command
+            moves the tenant or was killed.
+    """
+    found = load_tenant(settings, name)
+    if is_moving(settings.data_dir, name):
+        move = unfinished_moves(settings.data_dir).get(name)
+        text = "another command is moving the tenant; wait for it."
+        raise TenantryError(f"tenant {name!r}: {text if move is None else move.explanation}")
+    return found
+
+
 def _write_to_stdout(settings: HostSettings, name: str) -> None:
     """Write a complete capsule to stdout, or no byte if the backup fails."""
-    tenant, loaded = load_tenant(settings, name)
+    tenant, loaded = load_complete_tenant(settings, name)
     with (
         interrupting_signals(),
         backup_staging(settings.data_dir, name) as folder,

@@ -14,7 +14,7 @@ from tenantry.capsules import (
     restore_tenant,
     write_capsule,
 )
-from tenantry.cli.backup import capsule_progress
+from tenantry.cli.backup import capsule_progress, load_complete_tenant
 from tenantry.cli.completion import complete_tenant
 from tenantry.cli.new import checked_by
 from tenantry.cli.output import examples, json_option
@@ -22,7 +22,6 @@ from tenantry.cli.restore import database_option, prefix_option, print_restored
 from tenantry.cli.signals import ignore_signals, interrupting_signals
 from tenantry.grammar import check_tenant_name
 from tenantry.settings import read_settings
-from tenantry.tenants.catalogue import load_tenant
 
 
 @click.command("clone", epilog=examples("tenantry clone shop shop-test"))
@@ -42,7 +41,7 @@ def command(
     other than `public`, NEW gets a new schema in the same database.
     """
     settings = read_settings()
-    tenant, loaded = load_tenant(settings, name)
+    tenant, loaded = load_complete_tenant(settings, name)
     options = tenant.database_options if database is None else {}
     with (
         interrupting_signals(),
