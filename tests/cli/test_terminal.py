@@ -180,6 +180,21 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path, words: str) -> None:
 
 @pytest.mark.live
 @pytest.mark.usefixtures("acme")
+@pytest.mark.parametrize("words", ["list", "list --json", "show acme"])
+def test_a_full_disk_is_one_line(tmp_path: Path, words: str) -> None:
+    """If the output cannot be written, as on a full disk, a command says why and exits with 1."""
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "tenantry", *words.split()],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+
+    expected = "tenantry: cannot write the output: No space left on device.\n"
+    assert (1, expected) == (result.returncode, result.stderr)
+
+
+@pytest.mark.live
+@pytest.mark.usefixtures("acme")
 @pytest.mark.parametrize(
     ("line", "completed"),
     [("show ac", "acme"), ("db upgrade --tenant a", "acme"), ("maintenance on ", "acme"),

@@ -7,6 +7,7 @@ takes 0.5 s, so `main` imports only the module of the called command.
 """
 
 import difflib
+import errno
 import signal
 import sys
 from importlib import import_module
@@ -17,7 +18,7 @@ import click
 from tenantry.cli.hints import describe_unknown_option
 from tenantry.cli.later import reject_later
 from tenantry.cli.output import examples
-from tenantry.cli.terminal import end_quietly, open_terminal
+from tenantry.cli.terminal import discard_output, end_quietly, open_terminal
 from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.files.permissions import create_private_files
 from tenantry.python_process import leave_out_current_folder
@@ -36,6 +37,9 @@ Each command has a module of the same name, which defines the click command as `
 
 PROBLEM_FOUND = 1
 """Exit code of a command that found a problem."""
+
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of a write to the file that the shell has opened for the output."""
 
 MISUSE = 2
 """Exit code of a command with wrong arguments or settings."""
@@ -60,12 +64,21 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the called command. If no program reads its output any more, end without an error."""
+        """Run the called command. If no program reads its output any more, end without an error.
+
+        Raises:
+            TenantryError: the output cannot be written, for example because the disk is full.
+        """
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
             end_quietly()
+        except OSError as error:
+            if error.errno not in _OUTPUT_ERRORS or error.filename is not None:
+                raise
+            discard_output()
+            raise TenantryError(f"cannot write the output: {error.strerror}.") from error
         return result
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:

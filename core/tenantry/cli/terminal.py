@@ -27,7 +27,12 @@ def end_quietly() -> NoReturn:
 
     The exit code is the same as for a program that SIGPIPE ends.
     """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())  # Python flushes stdout once more when it exits
-    os.close(nowhere)
+    discard_output()
     sys.exit(128 + signal.SIGPIPE)
+
+
+def discard_output() -> None:
+    """Discard what is not written yet, because Python flushes stdout once more when it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
