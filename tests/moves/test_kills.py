@@ -95,7 +95,9 @@ def test_a_killed_replacement(settings: HostSettings, shop: str, step: int | str
     (settings.data_dir / "shop/cache.db").unlink()
     write_database(settings.data_dir / "shop/cache.db", 8)
 
-    code, out = run_command(settings, "restore", "a", "--replace", kill_at=step)
+    code, out = run_command(
+        settings, "restore", "a", "--replace", "--prefix", "/shop", kill_at=step
+    )
     [*aside] = (settings.data_dir / ".removed").glob("shop-*/data")
     former = aside[0] if aside else settings.data_dir / "shop"
     kept = rows_of(former / "cache.db")
@@ -106,7 +108,7 @@ def test_a_killed_replacement(settings: HostSettings, shop: str, step: int | str
 
     is_partial = isinstance(step, str) or step > 3
     assert (True, [(8,)], is_partial) == (was_killed(code), kept, is_held), out
-    remedy = f"tenantry restore {settings.data_dir.parent}/a --as shop --replace"
+    remedy = f"tenantry restore {settings.data_dir.parent}/a --as shop --replace --prefix /shop"
     assert int(is_partial) == saved
     assert [(0, True), (int(is_partial), True)] == [
         (code, remedy in report) for code, report in reports

@@ -1,5 +1,6 @@
 """`tenantry restore`: creates a tenant from a capsule."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,12 @@ def replace_tenant(
     on_progress: ProgressCallback,
 ) -> RestoredTenant:
     """Set an existing tenant aside, and create it again."""
-    move = Move("restore --replace", request.name, capsule=str(capsule.path.absolute()))
+    move = Move(
+        "restore --replace",
+        request.name,
+        capsule=str(capsule.path.absolute()),
+        options=_shown_options(request),
+    )
     with MoveJournal(settings.data_dir, move) as journal:
         replacement = Replacement(settings, journal)
         with new_tenant_staging(settings, request.name, is_replacing=True) as staging:
@@ -155,6 +161,18 @@ def replace_tenant(
     if replacement.aside.exists():
         click.echo(f"The former tenant is in {replacement.aside}.", err=True)
     return restored
+
+
+def _shown_options(request: RestoreRequest) -> str:
+    """Return the options of a request for a message. A database URL can contain a password."""
+    words = []
+    if request.prefix is not None:
+        words += ["--prefix", request.prefix]
+    if request.database is not None:
+        words += ["--database", "URL" if ":" in request.database else request.database]
+    if request.with_templates:
+        words.append("--with-templates")
+    return shlex.join(words)
 
 
 def print_access(capsule: Capsule) -> None:

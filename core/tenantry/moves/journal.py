@@ -39,6 +39,8 @@ class Move:
     """The new name of a renamed tenant."""
     capsule: str = ""
     """The path of the capsule that replaces a tenant."""
+    options: str = ""
+    """The options of the command that replaces a tenant, without a password."""
     started: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
     """The time when the move began, in UTC, which is part of the names of folders."""
     secrets: Mapping[str, str] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class Move:
         if self.operation == "remove":
             return f"tenantry remove {self.name}"
         file = shlex.quote(self.capsule) if self.capsule else "FILE"
-        return f"tenantry restore {file} --as {self.name} --replace"
+        return f"tenantry restore {file} --as {self.name} --replace {self.options}".rstrip()
 
     @property
     def explanation(self) -> str:
@@ -123,7 +125,7 @@ class MoveJournal:
             self._is_kept = True
             text = f"an earlier command has not finished; first run it again: {found.command}"
             raise TenantryError(f"tenant {name!r}: {text}")
-        self.move = replace(found, capsule=self.move.capsule)
+        self.move = replace(found, capsule=self.move.capsule, options=self.move.options)
         self.is_resumed = self._is_kept = True
 
     def update(self, **changes: object) -> None:
