@@ -101,7 +101,8 @@ class _Remove:
             ]
         if self._journal.is_resumed and self._journal.move.is_committed:
             return after
-        if not self._folder.exists() and not own_secrets(self._settings, self._name):
+        is_unknown = not self._folder.exists() and not own_secrets(self._settings, self._name)
+        if is_unknown and not self._journal.is_resumed:
             raise UnknownTenantError(self._name, names)
         return [
             MoveStep("setting the data aside", self._set_aside),
@@ -147,12 +148,13 @@ class _Remove:
         names = own_secrets(self._settings, self._name)
         secrets = [secret_path(self._settings, name) for name in names]
         if self._removal.is_archived:
-            self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if secrets or self._folder.exists():
+                self._aside.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in secrets:
                 path.rename(self._aside / path.name)
             if self._folder.exists():
                 self._folder.rename(self._aside / "data")
-            self.result = RemovedTenant(self._aside)
+            self.result = RemovedTenant(self._aside if self._aside.exists() else None)
             return
         for path in secrets:
             path.unlink()

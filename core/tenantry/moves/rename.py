@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tenantry.database.url import default_database_url, plain_file
-from tenantry.errors import TenantryError
+from tenantry.errors import TenantryError, UnknownTenantError
 from tenantry.migrations.fleet_run import identity_in_journal
 from tenantry.migrations.journal import Journal, journal_file
 from tenantry.moves.journal import Move, MoveJournal
@@ -114,8 +114,9 @@ class _Rename:
             _check_database(tenant, loaded, self._folder)
             if not self._journal.move.secrets:
                 self._journal.update(secrets=self._new_secrets())
-        except BaseException:
-            if not self._journal.is_resumed:
+        except BaseException as error:
+            # If somebody has removed the tenant file, no later run could complete the move.
+            if not self._journal.is_resumed or isinstance(error, UnknownTenantError):
                 self._journal.discard()
             raise
         self._tenant, self._loaded = tenant, loaded
