@@ -5,8 +5,8 @@
 One gunicorn serves all tenants with 2 workers of 8 threads. Each round has a calm window and a
 window of the same length in which 1 or 32 clients request a new tenant whose app takes 2 s to
 build. Calm windows and windows with a build alternate, so that other load on the machine affects
-both equally. The warm tenant's p99 may be at most 1.5 times its calm p99, and no request of the warm
-tenant may take longer than 0.5 s. Requests wait for the build without a thread.
+both equally. The warm tenant's p99 may be at most 1.5 times its calm p99, and no request of the
+warm tenant may take longer than 0.5 s. Requests wait for the build without a thread.
 """
 
 import os
