@@ -218,6 +218,7 @@ def test_the_host_reports_stuck_requests(
     with caplog.at_level(logging.WARNING):
         thread.start()
         wait_until(lambda: [1] == [one.stuck for one in host.status()])
+        wait_until(lambda: bool(caplog.records))  # the watchdog counts, and then logs
         reported = [mount["stuck"] for mount in host.report.listing()["mounts"]]
         load, in_flight = host.report.in_flight(), host.resources.in_flight.counts()
         app.go_on.set()
