@@ -15,6 +15,7 @@ import pytest
 from alembic.runtime.migration import HeadMaintainer, MigrationStep
 from blinker import Signal
 from packaging.requirements import Requirement
+from sqlalchemy.dialects import plugins
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, Pool
 from werkzeug.routing import Map, Rule
@@ -76,6 +77,10 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
         )
         for name in ("_recycle", "_pre_ping", "_orig_logging_name", "_reset_on_return", "_dialect")
     },
+    "dialects.plugins": (
+        "sqlalchemy", "database.engine_plugin registers the plugin of Flask-SQLAlchemy's engine",
+        lambda: plugins.register,
+    ),
     "DBAPIError.statement": (
         "sqlalchemy", "migrations.guard takes an error without a statement for a rejected COMMIT",
         lambda: DBAPIError(None, None, Exception("commit")).statement is None,

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from flask import Config
 
+from tenantry.database.session import Database, with_plugin
 from tenantry.database.url import parse_database_url
 from tenantry.observability.redaction import MASK, SECRET_KEYS, redact_value
 
@@ -26,6 +27,8 @@ class TenantConfig(Config):
     """Configuration keys that hold a secret, although their names do not suggest it."""
     pinned: frozenset[str] = frozenset()
     """The keys that keep their values."""
+    database: Database | None = None
+    """The database that Flask-SQLAlchemy uses; None for the database in its own keys."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in self.pinned:
@@ -47,6 +50,13 @@ class TenantConfig(Config):
     def pop(self, key: str, *default: Any) -> Any:
         """Remove a key unless it is pinned, and return its value."""
         return self[key] if key in self.pinned else super().pop(key, *default)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Set a key that is not set, and return its value as Flask-SQLAlchemy gets it."""
+        value = super().setdefault(key, default)
+        if key == "SQLALCHEMY_ENGINE_OPTIONS" and self.database is not None:
+            return with_plugin(self.database, value)
+        return value
 
     def __repr__(self) -> str:
         shown = {key: redact_value(key, value) for key, value in Shown(self).items()}

@@ -25,6 +25,7 @@ from werkzeug.exceptions import Aborter
 from werkzeug.routing import Rule
 
 from tenantry.app.config import TenantConfig, config_class_of
+from tenantry.app.extension_defaults import set_extension_defaults
 from tenantry.app.flask_classes import (
     LazyAborter,
     TenantRequest,
@@ -131,7 +132,7 @@ class TenantBuild:
         config["APPLICATION_ROOT"] = tenant.url_prefix
         config["SESSION_COOKIE_NAME"] = f"session_{tenant.name}"
         config["SESSION_COOKIE_SAMESITE"] = "Lax"
-        config["SQLALCHEMY_DATABASE_URI"] = tenant.database_uri.get_secret_value()
+        set_extension_defaults(config, tenant, self.folder, self.apps.database)
         config.update(tenant.config())
         config.hidden = tenant.keys_with_secrets
         if tenant.app is not None:

@@ -106,10 +106,15 @@ def make_engine(
         engine = _memory_engine(url, budget, options)
     else:
         engine = _file_engine(owner, url, budget, options)
+    observe_engine(owner, engine, note_query)
+    return engine
+
+
+def observe_engine(owner: str, engine: Engine, note_query: NoteQuery | None) -> None:
+    """Make an engine report the duration of its queries, and translate its errors."""
     if note_query is not None:
         _time_queries(engine, note_query)
     event.listen(engine, "handle_error", lambda error: _translate(owner, error), retval=True)
-    return engine
 
 
 def close_engine(engine: Engine) -> None:

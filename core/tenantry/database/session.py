@@ -16,9 +16,10 @@ from pydantic import SecretStr
 from tenantry.database.budget import ConnectionBudget
 from tenantry.database.errors import DatabaseDownError
 from tenantry.database.options import NO_OPTIONS
+from tenantry.database.url import is_in_memory
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, Pool
     from sqlalchemy.orm import Session
 
 _EXTENSION = "tenantry.database"
@@ -48,13 +49,15 @@ class Database:
         *,
         options: Mapping[str, Any] = NO_OPTIONS,
     ) -> None:
-        self._options = options or NO_OPTIONS  # tenants must not share a mutable dict
+        self.options = options or NO_OPTIONS  # tenants must not share a mutable dict
         self.owner = owner
-        self._url = url
+        self.url = url
         self._budget = budget
         self._note_query = note_query
-        self._lock = threading.Lock()  # the lock protects `_engine` and `_is_closed`
+        # The lock protects `_engine`, `_engines` and `_is_closed`.
+        self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self._engines: list[Engine] = []  # the engines of libraries
         self._is_closed = False
 
     @property
@@ -65,10 +68,9 @@ class Database:
             RuntimeError: the database is closed.
         """
         with self._lock:
-            if self._is_closed:
-                raise RuntimeError(f"the database of tenant {self.owner!r} is closed")
+            self._check_open()
             if self._engine is None:
-                self._engine = self._make_engine()
+                self._engine = self._make_engine(self.options)
             return self._engine
 
     def new_session(self) -> "Session":
@@ -81,22 +83,74 @@ class Database:
 
         return Session(self.engine, expire_on_commit=False)
 
+    def new_pool(self, connect_args: Mapping[str, Any]) -> "Pool":
+        """Return a pool of connections to the database, for the engine of a library.
+
+        A database in memory has only one connection, and thus only one pool.
+
+        Args:
+            connect_args: the library's options for the driver. The tenant's options override them.
+        """
+        from sqlalchemy import make_url  # noqa: PLC0415 - takes 0.3 s
+
+        url = make_url(self.url.get_secret_value())
+        if url.get_backend_name() == "sqlite" and is_in_memory(url):
+            return self.engine.pool
+        own = self.options.get("connect_args", {})
+        return self._make_engine({**self.options, "connect_args": {**connect_args, **own}}).pool
+
+    def adopt(self, engine: "Engine") -> None:
+        """Count the queries of a library's engine, translate its errors, and close it at the end.
+
+        Raises:
+            RuntimeError: the database is closed.
+        """
+        from tenantry.database.engine import observe_engine  # noqa: PLC0415 - takes 0.3 s
+
+        observe_engine(self.owner, engine, self._query_noter())
+        with self._lock:
+            self._check_open()
+            self._engines.append(engine)
+
     def close(self) -> None:
         """Close all idle connections, and each other connection as soon as it is returned."""
         with self._lock:
             self._is_closed = True
-            engine, self._engine = self._engine, None
-        if engine is not None:
+            engines = [*self._engines, *filter(None, [self._engine])]
+            self._engine = None
+            self._engines.clear()
+        if engines:
             from tenantry.database.engine import close_engine  # noqa: PLC0415 - takes 0.3 s
 
-            close_engine(engine)
+            for engine in engines:
+                close_engine(engine)
 
-    def _make_engine(self) -> "Engine":
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise RuntimeError(f"the database of tenant {self.owner!r} is closed")
+
+    def _make_engine(self, options: Mapping[str, Any]) -> "Engine":
         from tenantry.database.engine import make_engine  # noqa: PLC0415 - takes 0.3 s
 
-        note_query = self._note_query and partial(self._note_query, self.owner)
-        url = self._url.get_secret_value()
-        return make_engine(self.owner, url, self._budget, note_query, options=self._options)
+        url = self.url.get_secret_value()
+        return make_engine(self.owner, url, self._budget, self._query_noter(), options=options)
+
+    def _query_noter(self) -> Callable[[int], None] | None:
+        return self._note_query and partial(self._note_query, self.owner)
+
+
+def with_plugin(database: Database, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return options of `create_engine` that make the engine of a library use a tenant's database.
+
+    Args:
+        database: the tenant's database.
+        options: the options of the library.
+    """
+    from tenantry.database import engine_plugin  # noqa: PLC0415 - takes 0.3 s
+
+    options = options or {}
+    plugins = [*options.get("plugins", ()), engine_plugin.NAME]
+    return {**options, "plugins": plugins, engine_plugin.DATABASE: database}
 
 
 def add_database(app: Flask, database: Database) -> None:
