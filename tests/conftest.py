@@ -18,6 +18,7 @@ import postgres
 from commands import Tenantry, command_runner
 from servers import DEADLINE_S, Server, running
 from tenantry.host import Host
+from tenantry.http.request_record import current_request
 from tenantry.reload import workers
 from tenantry.settings import HostSettings
 
@@ -62,12 +63,13 @@ def _no_tenantry_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_log_context() -> Iterator[None]:
-    """Clear the logging context after a test that calls a WSGI layer directly.
+    """Clear the context of a request after a test that calls a WSGI layer directly.
 
     In a host, `Containment` gives each request its own logging context.
     """
     yield
     structlog.contextvars.clear_contextvars()
+    current_request.set(None)
 
 
 @pytest.fixture(autouse=True)

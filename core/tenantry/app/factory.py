@@ -13,6 +13,7 @@ from tenantry.database.budget import ConnectionBudget
 from tenantry.database.session import Database, NoteQuery
 from tenantry.endpoints.app_loading import load_app
 from tenantry.endpoints.app_reference import parse_app
+from tenantry.endpoints.library_state import adapt_libraries
 from tenantry.endpoints.loading import (
     LOADED_ENDPOINTS,
     load_endpoint,
@@ -84,6 +85,7 @@ def create_app(
         options=tenant.database_options,
     )
     modules = PrivateModules(tenant.name, sources, app_dir=tenant.app_dir)
+    modules.after_import = adapt_libraries
     apps = TenantApps(tenant.name, database, modules)
     memory = decoding_memory or MemoryBudget(DECODING_BYTES, DECODING_WAIT_S)
     try:

@@ -9,7 +9,7 @@ import builtins
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -67,6 +67,10 @@ class PrivateModules:
         belongs to."""
         self.signals: set[Any] = set()
         """The signals to which the code has connected receivers."""
+        self.library_state: dict[str, Any] = {}
+        """What libraries keep for the code of the build, such as tasks and schema classes."""
+        self.after_import: Callable[[], None] = lambda: None
+        """A function that is called when the code has imported a library."""
         self._previous: ref[PrivateModules] | None = None
 
     def add_packages(self, packages: Iterable[str]) -> None:
@@ -103,6 +107,7 @@ class PrivateModules:
         """
         forget(self, None if self._previous is None else self._previous())
         self._loaded.clear()
+        self.library_state.clear()
         if self._owns_sources:
             self.sources.close()
 
@@ -241,6 +246,7 @@ class PrivateModules:
     ) -> ModuleType:
         """Import a module of the process, which can contain private packages."""
         module = builtins.__import__(name, globals_, locals_, fromlist)
+        self.after_import()
         if not self.parents:
             return module
         if not fromlist:

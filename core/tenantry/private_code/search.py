@@ -5,9 +5,9 @@ paths that these functions take and return are the original paths.
 """
 
 import importlib.machinery
-import importlib.util
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from tenantry.private_code.snapshot import used_snapshot
 
@@ -58,7 +58,7 @@ def find_from(name: str, app_dir: str | None) -> importlib.machinery.ModuleSpec 
         if app_dir is not None and is_in_folder(top, app_dir):
             spec = find_module(top, [app_dir])
         else:
-            spec = importlib.util.find_spec(top)
+            spec = find_spec(top)
     except ValueError:  # the module has no spec, such as `__main__`
         return None
     path = top
