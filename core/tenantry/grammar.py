@@ -8,6 +8,8 @@ The caller adds where the invalid name was found and, unless the name is secret,
 import ipaddress
 import re
 
+import idna
+
 TENANT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """A valid tenant name, which needs no escaping in the names of files, folders and cookies."""
 
@@ -40,11 +42,21 @@ _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 
 _HOST_PATTERN = re.compile(rf"\.?{_LABEL}(?:\.{_LABEL})*")
 
+_OWN_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+
 _HOST_AND_PORT = re.compile(r"[^:]+:\d*|\[.*\]:\d*")
 
 _HOST_HEADER = re.compile(
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{0,5}))?"
 )
+
+_PORT = re.compile(r":[0-9]*$")
+
+_HOST_NAME_CHARS = 253
+"""Maximum length of a host name (RFC 1035 §2.3.4)."""
+
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""A last label that makes a browser read a host name as an IPv4 address, as in `127.1`."""
 
 MAX_PORT = 65_535
 
@@ -79,6 +91,20 @@ def check_url_prefix(value: str) -> str:
     return value
 
 
+def check_named_prefix(value: str) -> str:
+    """Return a valid URL prefix under host names of a tenant's own: `/`, or as in `/acme`.
+
+    Under its own names, a tenant can use all prefixes, because the host's names serve the probes.
+    """
+    if value != "/" and not _URL_PREFIX.fullmatch(value):
+        raise ValueError(
+            f"expected '/', or 1 to {PREFIX_SEGMENTS} segments, like '/shop', without a slash at "
+            "the end; a segment has 1 to 63 characters of a-z, 0-9, _ and -, and begins with a "
+            "letter or digit"
+        )
+    return value
+
+
 def are_nested(prefix: str, other: str) -> bool:
     """Whether two URL prefixes are equal or nested, like `/clients` and `/clients/acme`."""
     return f"{prefix}/".startswith(f"{other}/") or f"{other}/".startswith(f"{prefix}/")
@@ -102,6 +128,45 @@ def check_host_name(value: str) -> str:
             "'192.0.2.1' or '[::1]'"
         )
     return value
+
+
+def check_own_host_name(value: str) -> str:
+    """Return the host name of a tenant as A-labels in lower case, without a final dot.
+
+    Like a browser, the function maps a name with non-ASCII characters first (UTS 46).
+    """
+    if "*" in value or value.startswith("."):
+        raise ValueError("a wildcard is not possible; list each host name, like 'shop.example.org'")
+    name = _to_a_labels(value).lower().removesuffix(".")
+    is_literal = is_address(name) or _NUMBER.fullmatch(name.rpartition(".")[2])
+    if is_literal or name == "localhost":
+        raise ValueError(
+            "localhost and address literals belong to the host; expected a name, like "
+            "'shop.example.org'"
+        )
+    if len(name) > _HOST_NAME_CHARS or not _OWN_NAME.fullmatch(name):
+        raise ValueError(
+            "expected a host name of at most 253 characters, without a scheme, port or path, like "
+            "'shop.example.org'"
+        )
+    return name
+
+
+def _to_a_labels(value: str) -> str:
+    try:
+        if value.isascii():
+            for label in value.lower().split("."):
+                if label.startswith("xn--"):
+                    idna.decode(label)
+            return value
+        return idna.encode(value, uts46=True).decode("ascii")
+    except UnicodeError as error:  # `idna.IDNAError` is a `UnicodeError`
+        raise ValueError(f"is not a valid international host name ({error}); correct it") from None
+
+
+def host_name(host: str) -> str:
+    """Return the name in a `Host` header in lower case, without the port and the final dot."""
+    return _PORT.sub("", host).lower().removesuffix(".")
 
 
 def is_host_header(value: str) -> bool:

@@ -24,6 +24,7 @@ from tenantry.app.stack import build_stack
 from tenantry.app.tenant_context import context_apps
 from tenantry.http.environ import IS_FOR_OPERATORS, TARGET
 from tenantry.middleware.accounting import Accounting, OnRequestEnd
+from tenantry.middleware.domain_page import DomainPage
 from tenantry.middleware.edge import Edge
 from tenantry.middleware.forwarded import ForwardedHeaders
 from tenantry.middleware.host_pages import HostPages, MountStatus
@@ -140,11 +141,12 @@ class Host:
 
     def _operators_pages(self) -> HostPages:
         metrics = MetricsPage(self.settings.data_dir, self._in_flight)
+        domains = DomainPage(lambda: self.router.names, self.settings.trusted_hosts)
         return HostPages(
             self.status,
             self._is_ready,
             is_for_operators=True,
-            more={"/-/metrics": metrics},
+            more={"/-/metrics": metrics, "/-/domain": domains},
         )
 
     # -- start and stop -------------------------------------------------------------------------
@@ -215,7 +217,7 @@ class Host:
         mounts = []
         for tenant in tenants:
             limits_of = partial(RequestLimits.of, settings=self.settings)
-            mount = Mount(tenant.name, tenant.url_prefix, build, limits_of=limits_of)
+            mount = Mount(tenant.name, tenant.address, build, limits_of=limits_of)
             mount.accept(tenant)
             mounts.append(mount)
         self.router.replace(mounts)

@@ -5,9 +5,6 @@ The host rejects a planned key by name instead of ignoring it. Otherwise, a tena
 """
 
 PLANNED_KEYS = (
-    "HOSTS",
-    "OLD_HOSTS",
-    "OLD_PREFIXES",
     "MIGRATIONS",
     "ISOLATION",
     "WORKERS",
@@ -23,7 +20,6 @@ PLANNED_KEYS = (
 PLANNED_SETTINGS = (
     "admin_token",
     "admin_read_only",
-    "host_pattern",
     "fleet",
     "host_name",
     "advertise",

@@ -86,10 +86,10 @@ class HostReport:
         return {"master": os.getppid(), "is_ready": self.is_ready}
 
     def accepted(self) -> dict[str, Any]:
-        """Return the digest and the URL prefix of each accepted tenant, for starting workers."""
+        """Return the digest and the address of each accepted tenant, for starting workers."""
         tenants = [mount.tenant for mount in self._router.mounts] if self.is_ready else []
         accepted = {
-            tenant.name: (tenant.digest, tenant.url_prefix)
+            tenant.name: (tenant.digest, *tenant.address)
             for tenant in tenants
             if tenant is not None
         }
@@ -123,6 +123,7 @@ class HostReport:
             status = MountStatus(
                 name=tenant.name,
                 prefix=tenant.prefix,
+                hosts=tenant.hosts,
                 state="disabled",
                 reason=tenant.reason,
                 since=0.0,
@@ -138,6 +139,7 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
     return MountStatus(
         name=mount.name,
         prefix=mount.prefix or "",
+        hosts=() if mount.address is None else mount.address.hosts,
         state=mount.state,
         reason=mount.explanation,
         since=mount.since,

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from tenantry.grammar import MAX_PORT, check_host_name
+from tenantry.grammar import MAX_PORT, check_host_name, check_own_host_name
 from tenantry.planned import PLANNED, PLANNED_SETTINGS
 
 PREFIX = "TENANTRY_"
@@ -133,6 +133,11 @@ class HostSettings(BaseSettings):
         description="Comma-separated host names, without ports, that the host answers to "
         "(`.example.org` includes subdomains). Unset: any name, even one that a client made up.",
     )
+    host_pattern: str | None = Field(
+        None,
+        description="Host name of each tenant that sets neither `HOSTS` nor `URL_PREFIX`, such as "
+        "`{name}.apps.example.org`. Unset: these tenants answer at `/<name>`.",
+    )
     admin_bind: str = Field(
         "127.0.0.1:8001",
         description="`IP:PORT` of the operators' listener, which clients must not be able to "
@@ -168,6 +173,18 @@ class HostSettings(BaseSettings):
                 check_host_name(name)
             except ValueError as error:
                 raise ValueError(f"{name!r}: {error}") from None
+        return value
+
+    @field_validator("host_pattern")
+    @classmethod
+    def _check_pattern(cls, value: str | None) -> str | None:
+        if value is not None:
+            if value.partition(".")[0].count("{name}") != 1 or value.count("{") != 1:
+                raise ValueError(
+                    "expected {name} once, in the first label, like {name}.apps.example.org"
+                )
+            check_own_host_name(value.replace("{name}", "a"))
+            value = value.lower()
         return value
 
     @field_validator("rate_limit_storage")

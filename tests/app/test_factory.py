@@ -442,3 +442,24 @@ def test_a_redirect_at_the_root_stays_on_the_host(create: Create, path: str) -> 
 
     assert 308 == answer.status_code
     assert answer.headers["Location"].startswith("/evil.test/")
+
+
+@pytest.mark.parametrize(
+    ("url", "start"),
+    [
+        ("https://shop.test/", "__Host-session_acme="),
+        ("http://shop.test/", "session_acme="),
+        ("https://shop.test/behind/proxy/", "session_acme="),
+    ],
+)
+def test_an_origin_of_its_own_has_a_host_cookie_on_https(
+    create: Create, url: str, start: str
+) -> None:
+    """With an origin of its own, the session cookie is a `__Host-` cookie if browsers accept it."""
+    client = Client(with_session(create(HOSTS=["shop.test"])))
+
+    cookie = client.get("/login", base_url=url).headers["Set-Cookie"]
+
+    assert cookie.startswith(start)
+    assert "Domain" not in cookie
+    assert "ada" == client.get("/who", base_url=url).text

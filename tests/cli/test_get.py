@@ -103,3 +103,22 @@ def test_data_comes_from_a_file_or_standard_input(
     ends = [body.partition("\n\n")[2] for body in bodies]
     assert ["a\r\nbä\n", "x=1", "a\r\nbä\n"] == ends
     assert (2, "", 1) == (missing.code, missing.out, len(missing.err.splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("http://shop.test/", 201),
+        ("HTTPS://Shop.test:8443?name=Ada", 201),
+        ("http://www.shop.test/x?y", 308),
+        ("/acme/", 404),
+        ("http://other.test/", 404),
+    ],
+)
+def test_get_accepts_a_url(
+    tenantry: Tenantry, write_tenant: Callable[..., Path], url: str, status: int
+) -> None:
+    """A URL names the host name and the scheme of a request."""
+    write_tenant("acme", HOSTS=["shop.test", "www.shop.test"])
+
+    assert status == json.loads(tenantry("get", url, "--json").out)["status"]

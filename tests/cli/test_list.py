@@ -19,7 +19,7 @@ def test_list_shows_every_tenant(tenantry: Tenantry, write_tenant: Callable[...,
     result = tenantry("list")
 
     assert [
-        "name\tprefix\tstate\tendpoints\treason",
+        "name\taddress\tstate\tendpoints\treason",
         "acme\t/acme\tnot running\tlanding\t",
         "broken\t/broken\tfailed\t\ttenants/broken.py:1: syntax error: invalid syntax; fix it.",
         "closed\t/c/d\tmaintenance\tlanding\t",
@@ -56,7 +56,13 @@ def test_operator_state_that_cannot_be_read_is_a_problem_of_one_tenant(
 @pytest.mark.usefixtures("acme")
 def test_list_prints_json(tenantry: Tenantry) -> None:
     """`tenantry list --json` prints an object for each tenant."""
-    row = {"name": "acme", "prefix": "/acme", "state": "idle", "endpoints": ["landing"]}
-    row |= {"reason": ""}
+    row = {
+        "name": "acme",
+        "prefix": "/acme",
+        "hosts": [],
+        "state": "idle",
+        "endpoints": ["landing"],
+        "reason": "",
+    }
 
     assert [row] == json.loads(tenantry("list", "--json").out)

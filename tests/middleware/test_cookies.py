@@ -11,14 +11,15 @@ from tenantry.middleware.cookies import COOKIES_BYTES, CookieConfinement, Header
 LOGGER = logging.getLogger("tenant.acme")
 
 
-def answer(headers: Headers, root: str = "/acme") -> TestResponse:
+def answer(headers: Headers, root: str = "/acme", *, has_own_origin: bool = False) -> TestResponse:
     """Return the response of an app that sends `headers`."""
 
     def app(_: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", headers)
         return [b"ok"]
 
-    return Client(CookieConfinement(app, LOGGER)).get("/", base_url=f"http://localhost{root}")
+    wsgi = CookieConfinement(app, LOGGER, has_own_origin=has_own_origin)
+    return Client(wsgi).get("/", base_url=f"http://localhost{root}")
 
 
 @pytest.mark.parametrize(
@@ -123,3 +124,29 @@ def test_headers_that_affect_the_whole_origin_are_removed(name: str) -> None:
 def test_headers_that_affect_only_their_own_page_are_kept(name: str) -> None:
     """A header that acts only on its own response or page reaches the client."""
     assert "x" == answer([(name, "x")]).headers[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "sent", "expected"),
+    [
+        ("Alt-Svc", 'h3=":443"', 'h3=":443"'),
+        (
+            "Strict-Transport-Security",
+            "max-age=300; includeSubDomains;preload",
+            "max-age=300; preload",
+        ),
+        ("Clear-Site-Data", '"cache", "cookies","storage"', '"cache", "storage"'),
+        ("Clear-Site-Data", '"*"', None),
+        ("NEL", '{"report_to": "a", "max_age": 60}', '{"report_to": "a", "max_age": 60}'),
+        ("NEL", '{"report_to": "a", "include_subdomains": true}', None),
+        ("Public-Key-Pins", "max-age=1", None),
+    ],
+)
+def test_an_origin_of_its_own_keeps_what_acts_only_there(
+    name: str, sent: str, expected: str | None
+) -> None:
+    """A tenant with an origin of its own sends origin-wide headers, but no part for other names."""
+    own = answer([(name, sent)], "/", has_own_origin=True)
+    behind_prefix = answer([(name, sent)], "/apps", has_own_origin=True)
+
+    assert (expected, None) == (own.headers.get(name), behind_prefix.headers.get(name))

@@ -14,6 +14,7 @@ from tenantry.reload.warm_start import SiblingTenant
 from tenantry.reload.workers import ReloadWorkers
 from tenantry.routing.mount import Mount
 from tenantry.settings import HostSettings
+from tenantry.tenants.address import Address
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
 from tenantry.tenants.validation import RejectedTenant, ValidationResult
@@ -95,7 +96,7 @@ def test_at_start_the_choice_of_other_workers_comes_first(
     The choice of other workers also counts if the tenant file has changed since, but the same
     content comes first. Without other workers, the first tenant by name is accepted.
     """
-    reconciler.prefer([SiblingTenant(*pair, "/elsewhere") for pair in accepted])
+    reconciler.prefer([SiblingTenant(*pair, Address("/elsewhere")) for pair in accepted])
 
     found = reconcile(reconciler, *(at_shop(name) for name in order))
 
@@ -104,7 +105,7 @@ def test_at_start_the_choice_of_other_workers_comes_first(
 
 def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_shop: AtShop) -> None:
     """A new worker reserves a URL prefix for the tenant that serves there in other workers."""
-    reconciler.prefer([SiblingTenant("globex", "older-content", "/shop")])
+    reconciler.prefer([SiblingTenant("globex", "older-content", Address("/shop"))])
     rejected = RejectedTenant("globex", None, (Problem("globex.py", "is broken."),), "newer")
     reconciler.add("globex")  # all names are added before any is reconciled
     found = reconcile(reconciler, at_shop("acme"), rejected)
@@ -120,7 +121,7 @@ def test_a_prefix_that_siblings_serve_is_reserved(reconciler: Reconciler, at_sho
 
 def test_after_the_start_no_tenant_is_displaced(reconciler: Reconciler, at_shop: AtShop) -> None:
     """Once a worker has started, the choices of other workers no longer matter."""
-    reconciler.prefer([SiblingTenant("globex", "digest-globex", "/elsewhere")])
+    reconciler.prefer([SiblingTenant("globex", "digest-globex", Address("/elsewhere"))])
     reconcile(reconciler, at_shop("acme"))
     reconciler.end_start()
 
@@ -143,7 +144,7 @@ def test_a_rejected_tenant_is_accepted_when_its_prefix_is_free(
 def test_a_rejected_change_keeps_the_claims(reconciler: Reconciler, at_shop: AtShop) -> None:
     """If a change of a tenant is rejected, the tenant keeps its URL prefix."""
     reconciler.is_starting = False
-    broken = RejectedTenant("acme", "/acme", (Problem("acme.py", "is broken."),), "f00")
+    broken = RejectedTenant("acme", Address("/acme"), (Problem("acme.py", "is broken."),), "f00")
 
     found = reconcile(reconciler, at_shop("acme"), broken, at_shop("globex"))
 
@@ -162,3 +163,39 @@ def test_a_disabled_tenant_frees_its_prefix(reconciler: Reconciler, at_shop: AtS
 
     assert [(True, "idle"), (False, "idle")] == seen
     assert "failed" == files["acme"].mount.state
+
+
+@pytest.mark.parametrize("disabled", [True, False])
+def test_the_host_names_of_an_unserved_tenant_stay_with_it(
+    reconciler: Reconciler, data_dir: Path, *, disabled: bool
+) -> None:
+    """No other tenant gets the host name of a disabled or rejected tenant until it is removed."""
+    reconciler.is_starting = False
+    heir = make_tenant(data_dir, "globex", HOSTS=["a.test"])
+    rejected = RejectedTenant("acme", heir.address, (Problem("acme.py", "is broken."),), "f00")
+    if disabled:
+        reconcile(reconciler, make_tenant(data_dir, "acme", HOSTS=["a.test"]))
+        reconciler.set_operator_state("acme", OperatorState(is_disabled=True))
+    else:
+        reconcile(reconciler, rejected)
+
+    before = reconcile(reconciler, heir)["globex"]
+    closed = reconciler.closed_names()
+    reconciler.remove("acme")
+    reconciler.reconcile_again()
+
+    assert ("failed", ["a.test"] if disabled else []) == (before, closed)
+    assert {"globex": "idle"} == states(reconciler)
+
+
+def test_the_host_names_that_served_last_are_reserved(
+    reconciler: Reconciler, data_dir: Path
+) -> None:
+    """Until a tenant file is validated, its host names of the last start belong to its tenant."""
+    reconciler.prefer([SiblingTenant("globex", "older", Address("/", ("a.test",)))])
+    reconciler.add("globex")
+
+    found = reconcile(reconciler, make_tenant(data_dir, "acme", HOSTS=["a.test"]))
+    (mount,) = (one for one in reconciler.take_mounts() if one.name == "globex")
+
+    assert ("failed", Address("/", ("a.test",))) == (found["acme"], mount.address)

@@ -16,6 +16,7 @@ from tenantry.reload.warm_start import accepted_by_siblings, build_as_siblings
 from tenantry.routing.mount import Mount
 from tenantry.routing.router import Router
 from tenantry.settings import HostSettings
+from tenantry.tenants.address import Address
 
 
 @pytest.fixture(name="built_by_sibling")
@@ -119,7 +120,7 @@ def test_a_new_worker_accepts_what_its_siblings_have_accepted(
 
 
 @pytest.mark.parametrize(
-    ("only", "expected"), [((), {("acme", "d1", "/acme")}), (("acme",), set())]
+    ("only", "expected"), [((), {("acme", "d1", Address("/acme"))}), (("acme",), set())]
 )
 def test_only_siblings_that_serve_the_same_tenants_count(
     data_dir: Path, only: tuple[str, ...], expected: set[tuple[str, str, str]]
@@ -181,4 +182,4 @@ def test_one_sibling_that_hangs_does_not_hide_the_others(
     released.set()
     hanging.close()
     answering.close()
-    assert {("acme", "d1", "/acme")} == accepted
+    assert {("acme", "d1", Address("/acme"))} == accepted

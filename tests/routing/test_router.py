@@ -84,7 +84,8 @@ def test_a_deep_path_costs_no_more_lookups_than_a_prefix_has_segments(
 ) -> None:
     """A path of 4,000 segments costs no more lookups than the longest prefix has segments."""
     router, rest = routing("/acme"), "/x" * 4000
-    router._dispatch.mounts = counted = CountingDict(router._dispatch.mounts)
+    dispatcher = router._snapshot[""]
+    dispatcher.mounts = counted = CountingDict(dispatcher.mounts)
 
     _, _, body = get(router, first + rest)
 
@@ -153,7 +154,8 @@ def test_a_request_sees_one_snapshot() -> None:
             return super().__contains__(key)
 
     router = routing("/acme", "/globex")
-    router._dispatch.mounts = Slow(router._dispatch.mounts)
+    dispatcher = router._snapshot[""]
+    dispatcher.mounts = Slow(dispatcher.mounts)
     with ThreadPoolExecutor(1) as threads:
         in_flight = threads.submit(get, router, "/acme/x")
         assert looked_up.wait(DEADLINE_S)

@@ -35,7 +35,7 @@ def make_mount(
 ) -> Mount:
     """Return the mount of a tenant with a valid tenant file."""
     pool = BuildPool(note_build_end)
-    mount = Mount(tenant.name, tenant.url_prefix, build, clock=clock, build_pool=pool)
+    mount = Mount(tenant.name, tenant.address, build, clock=clock, build_pool=pool)
     mount.accept(tenant)
     return mount
 
@@ -55,12 +55,15 @@ def build(tenant: Tenant) -> Instance:
     return Instance(saying(tenant.name), lambda: None)
 
 
-def get(app: "WSGIApplication", path: str = "/acme/") -> tuple[int, dict[str, str], str]:
+def get(
+    app: "WSGIApplication", path: str = "/acme/", **headers: str
+) -> tuple[int, dict[str, str], str]:
     """Return the status, headers and body of a GET request.
 
-    For a mount, the path is relative to the mount's prefix.
+    For a mount, the path is relative to the mount's prefix. `headers` are keys of the environ.
     """
     script_name = app.prefix if isinstance(app, Mount) else ""
     environ = create_environ(environ_overrides={"PATH_INFO": path, "SCRIPT_NAME": script_name})
+    environ |= headers
     body, status, headers = run_wsgi_app(app, environ, buffered=True)
     return int(status[:3]), dict(headers), b"".join(body).decode()

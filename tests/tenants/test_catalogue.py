@@ -9,6 +9,7 @@ import pytest
 from conftest import KEY
 from tenantry.errors import Problem
 from tenantry.settings import HostSettings
+from tenantry.tenants.address import Address
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.file import read_content
 from tenantry.tenants.loader import Loader
@@ -229,4 +230,4 @@ def test_an_error_of_tenantry_costs_one_tenant(write_tenant: WriteTenant, data_d
         rejected = validate_file(content, HostSettings(data_dir=data_dir), loader, no_number)
 
     problem = Problem(str(path), text)
-    assert RejectedTenant("acme", "/acme", (problem,), content.digest) == rejected
+    assert RejectedTenant("acme", Address("/acme"), (problem,), content.digest) == rejected

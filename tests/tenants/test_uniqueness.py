@@ -7,6 +7,7 @@ import pytest
 
 from conftest import KEY
 from tenantry.grammar import are_nested
+from tenantry.tenants.address import Address
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.uniqueness import AcceptedTenants
 from tenantry.tenants.validation import parse_tenant
@@ -98,7 +99,8 @@ def test_what_a_removed_tenant_had_is_free() -> None:
 
     heir = _tenant("globex", SECRET_KEY=f"acme-{KEY}", URL_PREFIX="/a")
 
-    assert ([], True, {}) == (accepted.conflicts(heir), accepted.is_free("/a"), accepted._owners)
+    free = accepted.free_part("globex", Address("/a"))
+    assert ([], Address("/a"), {}) == (accepted.conflicts(heir), free, accepted._owners)
 
 
 def test_a_database_is_free_although_its_link_has_changed(tmp_path: Path) -> None:

@@ -50,6 +50,21 @@ class TenantSessions(SecureCookieSessionInterface):
         return app.config["SESSION_COOKIE_SECURE"] or request.is_secure
 
 
+class OwnOriginSessions(TenantSessions):
+    """The sessions of a tenant with an origin of its own.
+
+    On HTTPS, the name of the cookie begins with `__Host-`. Browsers then accept the cookie only
+    from this host name, so no other name of the site can replace it.
+    """
+
+    def get_cookie_name(self, app: Flask) -> str:
+        """Return the configured name, with `__Host-` if a browser accepts that."""
+        name = super().get_cookie_name(app)
+        # Browsers require HTTPS and `Path=/`. A proxy in front can add a prefix.
+        is_accepted = request.is_secure and self.get_cookie_path(app) == "/"
+        return f"__Host-{name}" if is_accepted and not name.startswith("__") else name
+
+
 class LazyAborter(Aborter):
     """An `Aborter` that builds its map of exceptions at the first `abort`, to save 1.1 KiB."""
 

@@ -34,7 +34,8 @@ def check_app(app: Flask) -> ProbeAnswer:
     def note(_: object, exception: BaseException) -> None:
         raised.append(exception)
 
-    host = (app.config["TRUSTED_HOSTS"] or ["localhost"])[0].removeprefix(".")
+    names = app.config.get("HOSTS") or app.config["TRUSTED_HOSTS"] or ["localhost"]
+    host = names[0].removeprefix(".")
     checked = {HEAD_CHECKED_FOR: app.name}
     with got_request_exception.connected_to(note, app):
         client = Client(app.wsgi_app)

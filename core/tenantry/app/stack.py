@@ -53,7 +53,7 @@ def build_stack(
     logger = logging.getLogger(f"tenant.{tenant.name}")
     checks = [*_head_checks(app, tenant, settings, resources)]
     head_checks = HeadChecks(
-        CookieConfinement(app, logger),
+        CookieConfinement(app, logger, has_own_origin=tenant.has_own_origin),
         tenant.name,
         checks,
         BodyLimit(tenant.max_content_length),
@@ -74,7 +74,7 @@ def _head_checks(
 ) -> Iterator[HeadCheck]:
     """Yield the head checks of a tenant in their order: host name, key or token, rate."""
     names = settings.trusted_hosts if tenant.trusted_hosts is None else tenant.trusted_hosts
-    if names:
+    if names and not tenant.hosts:  # the router has matched a name of the tenant's own
         yield TrustedHosts(names)
     if tenant.clients is not None or tenant.oidc is not None:
         resources.guarded[tenant.name] = None

@@ -28,6 +28,7 @@ from tenantry.app.config import TenantConfig, config_class_of
 from tenantry.app.extension_defaults import set_extension_defaults
 from tenantry.app.flask_classes import (
     LazyAborter,
+    OwnOriginSessions,
     TenantRequest,
     TenantResponse,
     TenantSessions,
@@ -153,7 +154,8 @@ class TenantBuild:
         if app.url_rule_class is Rule:
             app.url_rule_class = LazyRule
         if type(app.session_interface) is SecureCookieSessionInterface:
-            app.session_interface = TenantSessions(self.tenant.name)
+            sessions = OwnOriginSessions if self.tenant.has_own_origin else TenantSessions
+            app.session_interface = sessions(self.tenant.name)
 
     def equip(self, app: Flask) -> None:
         """Give a new Flask object the tenant's configuration and database.

@@ -161,7 +161,7 @@ def _problems(
         index = tenant.blueprints.index(result.part)
         yield Problem(tenant.file, result.text, f"BLUEPRINTS[{index}]")
     else:
-        remedy = f"for the traceback, run: tenantry get {tenant.url_prefix}/"
+        remedy = f"for the traceback, run: tenantry get {tenant.address.url}"
         yield Problem(tenant.file, f"cannot be built: {result.text.rstrip('.')}; {remedy}")
 
 

@@ -219,8 +219,8 @@ class _Target:
         self._audited = audited
         self._app = audited.app
         self._cookie_name = str(audited.app.config["SESSION_COOKIE_NAME"])
-        host_name = (audited.tenant.trusted_hosts or (host_name,))[0].removeprefix(".")
-        prefix = audited.tenant.url_prefix
+        names = audited.tenant.hosts or audited.tenant.trusted_hosts or (host_name,)
+        host_name, prefix = names[0].removeprefix("."), audited.tenant.address.root
         builder = EnvironBuilder(path=prefix + _PAGE, base_url=f"http://{host_name}/")
         self._host_environ = builder.get_environ()
         builder.close()

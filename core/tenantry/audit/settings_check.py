@@ -95,7 +95,7 @@ def _has_debugger(app: Flask) -> bool:
 
 
 def _is_cookie_path_outside(audited: AuditedTenant) -> bool:
-    prefix = audited.tenant.url_prefix
+    prefix = audited.tenant.address.root
     path = str(audited.app.config.get("SESSION_COOKIE_PATH") or prefix)
     return not f"{path}/".startswith(f"{prefix}/")
 
@@ -264,7 +264,7 @@ def _read_text(file: str) -> str:
 
 
 def _public_access(audited: AuditedTenant, *, has_trusted_hosts: bool) -> Iterator[Finding]:
-    if not (has_trusted_hosts or audited.tenant.trusted_hosts):
+    if not (has_trusted_hosts or audited.tenant.trusted_hosts or audited.tenant.hosts):
         yield Finding(
             id="trusted-hosts-missing",
             tenants=(audited.name,),
@@ -300,11 +300,17 @@ def _one_origin(
     tenants: Sequence[AuditedTenant], trusted_hosts: Sequence[str]
 ) -> Iterator[Finding]:
     """Yield a note with the tenants that share a host name."""
-    hosts = {audited.name: audited.tenant.trusted_hosts or trusted_hosts for audited in tenants}
+    own = {one.name: one.tenant.hosts for one in tenants if one.tenant.hosts}
+    trusted = {
+        one.name: one.tenant.trusted_hosts or trusted_hosts
+        for one in tenants
+        if not one.tenant.hosts
+    }
     names = tuple(
         name
-        for name, own in hosts.items()
-        if any(_share_host(own, others) for other, others in hosts.items() if other != name)
+        for hosts in (trusted, own)
+        for name, first in hosts.items()
+        if any(_share_host(first, second) for other, second in hosts.items() if other != name)
     )
     if names:
         yield Finding(
@@ -312,8 +318,7 @@ def _one_origin(
             tenants=names,
             text="the tenants share a host name, which is one origin for browsers: a script of one "
             "tenant can read pages of the others with the visitor's cookies",
-            remedy="if the tenants do not trust each other, give each tenant its own "
-            "'TRUSTED_HOSTS'",
+            remedy="if the tenants do not trust each other, give each tenant its own 'HOSTS'",
             is_note=True,
         )
 

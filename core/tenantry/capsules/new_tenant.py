@@ -21,16 +21,16 @@ from tenantry.capsules.restore import capsule_branches, restore_capsule
 from tenantry.capsules.staging import RestoreStaging
 from tenantry.database.url import database_identity, parse_database_url
 from tenantry.errors import TenantryError
-from tenantry.grammar import check_tenant_name, check_url_prefix
+from tenantry.grammar import check_tenant_name
 from tenantry.observability.redaction import redact_value
 from tenantry.settings import HostSettings
 from tenantry.tenants.catalogue import scan_tenants
 from tenantry.tenants.file import FILE_LIMIT_BYTES, display_path
 from tenantry.tenants.loader import LoadedFile
 from tenantry.tenants.new_file import (
+    check_address_is_free,
     check_folder_is_writable,
     check_name_is_free,
-    check_prefix_is_free,
     check_secret_is_used,
     database_variable,
     mentioned_by,
@@ -39,6 +39,9 @@ from tenantry.tenants.new_file import (
 )
 from tenantry.tenants.secrets import NEW_SECRET_BYTES, found_before, secret, secret_file
 from tenantry.tenants.validation import validate_loaded
+
+_ADDRESSES = frozenset({"HOSTS", "OLD_HOSTS", "OLD_PREFIXES"})
+"""The keys with addresses that only one tenant can have."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +173,8 @@ def restore_tenant(
     former_key = _former_key(settings, name) if replacing is not None else ""
     key = former_key or secrets.token_hex(NEW_SECRET_BYTES)
     loaded = LoadedFile(name, display_path(path), "", config | {"SECRET_KEY": key})
-    default_url = validate_loaded(loaded, settings).database_url
-    prefix = config.get("URL_PREFIX") or _default_prefix(name)
-    check_prefix_is_free(settings, prefix, name if replacing is not None else "")
+    tenant = validate_loaded(loaded, settings)
+    check_address_is_free(settings, tenant.address, name if replacing is not None else "")
     expressions = {"SECRET_KEY": f"secret({variable!r})"}
     if database.expression:
         expressions["DATABASE_URI"] = database.expression
@@ -204,10 +206,10 @@ def restore_tenant(
                     write_tenant_file(path, text)
                     undo.callback(path.unlink, missing_ok=True)
             undo.pop_all()
-    url = database.url or default_url
+    url = database.url or tenant.database_url
     return RestoredTenant(
         path=path,
-        prefix=prefix,
+        prefix=tenant.address.text,
         database=redact_value("", url.render_as_string(hide_password=True)),
         summary=pending.summary,
         lost_tables=tuple(
@@ -264,6 +266,8 @@ def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
         config["APP_DIR"] = request.app_dir
     old_name = capsule.metadata.tenant
     is_renamed = request.name != old_name
+    if is_renamed:  # the original keeps its host names and former addresses
+        config = {key: value for key, value in config.items() if key not in _ADDRESSES}
     if is_renamed and config.get("APP_NAME") == old_name:
         del config["APP_NAME"]
     if request.prefix is not None:
@@ -271,13 +275,6 @@ def _new_config(capsule: Capsule, request: RestoreRequest) -> dict[str, Any]:
     elif is_renamed or not isinstance(config.get("URL_PREFIX"), str):
         config.pop("URL_PREFIX", None)
     return config
-
-
-def _default_prefix(name: str) -> str:
-    try:
-        return check_url_prefix(f"/{name}")
-    except ValueError as error:
-        raise TenantryError(f"{error}, with --prefix.") from error
 
 
 def _database(settings: HostSettings, request: RestoreRequest) -> _Database:

@@ -24,10 +24,19 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 """Pattern of an HTTP header value in Latin-1, the encoding of WSGI (RFC 9110 §5.5)."""
 
 
-def _check_path(_: click.Context, __: click.Parameter, path: str) -> str:
-    if not path.startswith("/"):
-        raise click.BadParameter(f"{path!r}: begin the path with a slash, as in /acme/.")
-    return path
+_URL = re.compile(r"(https?://[^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
+
+
+def _split_target(_: click.Context, __: click.Parameter, target: str) -> tuple[str, str]:
+    """Return the origin, which is empty without a host name, and the path of a request."""
+    if target.startswith("/"):
+        return "", target
+    match = _URL.fullmatch(target)
+    if match is None:
+        raise click.BadParameter(
+            f"{target!r}: begin with a slash, as in /acme/, or with http:// and a host name."
+        )
+    return match[1], match[2] if match[2].startswith("/") else f"/{match[2]}"
 
 
 def _read_data(_: click.Context, __: click.Parameter, text: str | None) -> bytes | None:
@@ -59,11 +68,12 @@ def _split_headers(
     "get",
     epilog=examples(
         "tenantry get /shop/",
+        "tenantry get http://shop.example.org/",
         "tenantry get /shop/ --header 'Accept: text/html'",
         "tenantry get /shop/images/ --data @photo.png",
     ),
 )
-@click.argument("path", callback=_check_path)
+@click.argument("target", metavar="PATH", callback=_split_target)
 @click.option(
     "--method", "-X", metavar="M", help="HTTP method.  [default: GET, or POST with --data]"
 )
@@ -78,23 +88,27 @@ def _split_headers(
 )  # fmt: skip
 @json_option
 def command(
-    path: str, method: str | None, data: bytes | None, headers: list[tuple[str, str]], is_json: bool
+    target: tuple[str, str],
+    method: str | None,
+    data: bytes | None,
+    headers: list[tuple[str, str]],
+    is_json: bool,
 ) -> None:
     """Send one request without a server.
 
     Send a request for PATH through all middleware to the tenant's app, inside the process of this
-    command. Print the status, the headers and the body of the response. The exit code is 1 if the
-    status is 400 or higher.
+    command. For a tenant with host names of its own, PATH is a URL. Print the status, the headers
+    and the body of the response. The exit code is 1 if the status is 400 or higher.
     """
     settings = read_settings()
     with leaving_no_empty_folder(settings):
-        status = _send(settings, path, method, data, headers, is_json=is_json)
+        status = _send(settings, target, method, data, headers, is_json=is_json)
     sys.exit(PROBLEM_FOUND if status >= FIRST_ERROR_STATUS else 0)
 
 
 def _send(
     settings: HostSettings,
-    path: str,
+    target: tuple[str, str],
     method: str | None,
     data: bytes | None,
     headers: list[tuple[str, str]],
@@ -102,11 +116,14 @@ def _send(
     is_json: bool,
 ) -> int:
     """Send the request, print the response, and return its status."""
+    origin, path = target
     host = create_host(settings)
     host.load()
     method = (method or ("GET" if data is None else "POST")).upper()
     try:
-        with Client(host).open(path, method=method, data=data, headers=headers) as response:
+        with Client(host).open(
+            path, base_url=origin or None, method=method, data=data, headers=headers
+        ) as response:
             body, cut = _read(response)
             _print(response, body, is_json=is_json)
     except ResponseCutError as error:  # the app failed before the first part of the body

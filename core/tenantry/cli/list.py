@@ -13,11 +13,15 @@ from tenantry.moves import unfinished_moves
 from tenantry.observability.control_socket import WorkerStatus, read_workers
 from tenantry.reload.convergence import wait_for_workers
 from tenantry.settings import HostSettings, read_settings
+from tenantry.tenants.address import Address
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import effective_operator_state
 
-COLUMNS = ("name", "prefix", "state", "endpoints", "reason")
+COLUMNS = ("name", "address", "state", "endpoints", "reason")
+
+FIELDS = ("name", "prefix", "hosts", "state", "endpoints", "reason")
+"""The fields of each tenant with `--json`, besides `workers`."""
 
 WORKER_FIELDS = ("state", "since", "digest", "reason", "database")
 """Fields of a worker's report about a tenant.
@@ -47,7 +51,7 @@ NOT_RUNNING = "not running"
 def command(is_waiting: bool, is_json: bool) -> None:
     """Show every tenant and its state.
 
-    For each tenant, show the name, the URL prefix, the state and the endpoints, and the reason if
+    For each tenant, show the name, the address, the state and the endpoints, and the reason if
     the tenant is not served. If a host with the same data folder is running, its workers report the
     tenants. Otherwise, the command reads the tenants folder, and shows "not running" for each
     tenant that a host would serve.
@@ -77,7 +81,7 @@ def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
     for worker in workers:
         for mount in worker.mounts:
             row = rows.setdefault(
-                mount["name"], {key: mount[key] for key in COLUMNS} | {"workers": []}
+                mount["name"], {key: mount.get(key, ()) for key in FIELDS} | {"workers": []}
             )
             report = {key: mount[key] for key in WORKER_FIELDS} | {"stuck": mount.get("stuck", 0)}
             row["workers"].append({"pid": worker.pid} | report)
@@ -97,15 +101,15 @@ def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, 
     """
     rows = [_tenant_row(settings, tenant) for tenant in catalogue.tenants]
     rows += [
-        {"name": tenant.name, "prefix": tenant.prefix or "", "state": "disabled",
-         "endpoints": list(tenant.endpoints), "reason": ""}
+        _address_fields(tenant.name, tenant.address)
+        | {"state": "disabled", "endpoints": list(tenant.endpoints), "reason": ""}
         for tenant in catalogue.disabled
-    ]  # fmt: skip
+    ]
     rows += [
-        {"name": tenant.name, "prefix": tenant.prefix or "", "state": "failed", "endpoints": [],
-         "reason": tenant.reason}
+        _address_fields(tenant.name, tenant.address)
+        | {"state": "failed", "endpoints": [], "reason": tenant.reason}
         for tenant in catalogue.rejected
-    ]  # fmt: skip
+    ]
     return sorted(rows, key=lambda row: str(row["name"]))
 
 
@@ -134,7 +138,8 @@ def describe_state(row: dict[str, Any], *, is_running: bool = True) -> str:
 def _cells(row: dict[str, Any], *, is_running: bool) -> list[str]:
     state = describe_state(row, is_running=is_running)
     reason = row["reason"] or _database_reason(row)
-    return [row["name"], row["prefix"], state, ", ".join(row["endpoints"]), reason]
+    address = f"{next(iter(row['hosts']), '')}{row['prefix']}"
+    return [row["name"], address, state, ", ".join(row["endpoints"]), reason]
 
 
 def _database_reason(row: dict[str, Any]) -> str:
@@ -148,10 +153,15 @@ def _tenant_row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:
     state = "failed" if operator_state.parked else "idle"
     if tenant.maintenance or operator_state.effective_maintenance:
         state = "maintenance"
-    return {
-        "name": tenant.name,
-        "prefix": tenant.url_prefix,
+    return _address_fields(tenant.name, tenant.address) | {
         "state": "disabled" if operator_state.is_disabled else state,
         "endpoints": list(tenant.blueprints),
         "reason": problem or operator_state.parked,
     }
+
+
+def _address_fields(name: str, address: Address | None) -> dict[str, Any]:
+    """Return the first fields of a row."""
+    if address is None:
+        return {"name": name, "prefix": "", "hosts": []}
+    return {"name": name, "prefix": address.prefix, "hosts": list(address.hosts)}

@@ -7,10 +7,10 @@ import click
 from tenantry.cli.leftovers import print_leftovers
 from tenantry.cli.output import examples
 from tenantry.endpoints.finding import find_endpoint
-from tenantry.errors import EndpointError
+from tenantry.errors import EndpointError, TenantryError
 from tenantry.grammar import check_tenant_name, check_url_prefix
 from tenantry.settings import read_settings
-from tenantry.tenants.new_file import create_tenant
+from tenantry.tenants.new_file import create_tenant, new_address
 
 Callback = Callable[[click.Context, click.Parameter, str | None], str | None]
 
@@ -54,7 +54,8 @@ def _check_endpoints(
 )  # fmt: skip
 @click.option(
     "--prefix", metavar="P", callback=checked_by(check_url_prefix),
-    help="URL prefix, such as /clients/shop.  [default: /NAME]",
+    help="URL prefix, such as /clients/shop.  "
+    "[default: /NAME, or a host name with TENANTRY_HOST_PATTERN]",
 )  # fmt: skip
 def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
     """Write a tenant file and its secret.
@@ -62,12 +63,11 @@ def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
     Write NAME.py to the tenants folder, and a new secret to <data>/secrets, with mode 0600.
     Existing files and secrets are never overwritten.
     """
-    if prefix is None:
-        try:
-            check_url_prefix(f"/{name}")
-        except ValueError as error:
-            raise click.UsageError(f"{error}, with --prefix.") from error
     settings = read_settings()
+    try:
+        address = new_address(settings, name, prefix)
+    except TenantryError as error:
+        raise click.UsageError(str(error)) from error
     path, secret_path = create_tenant(settings, name, endpoints, prefix)
-    click.echo(f"{path}: answers at {prefix or '/' + name}; the secret is in {secret_path}.")
+    click.echo(f"{path}: answers at {address.text}; the secret is in {secret_path}.")
     print_leftovers(settings)

@@ -40,7 +40,7 @@ def list_routes(settings: HostSettings, tenant: Tenant) -> list[dict[str, Any]]:
         try:
             rows: list[dict[str, Any]] = [
                 {
-                    "rule": f"{tenant.url_prefix}{rule.rule}",
+                    "rule": f"{tenant.address.text.rstrip('/')}{rule.rule}",
                     "methods": sorted(rule.methods or ()),
                     "endpoint": rule.endpoint,
                 }

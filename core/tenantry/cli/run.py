@@ -41,7 +41,7 @@ def command(name: str, args: tuple[str, ...]) -> None:
             app = create_app(tenant, data_dir=settings.data_dir)
             apps.callback(close_app, app)
             upgrade_default_database(app)
-            mounts: dict[str, WSGIApplication] = {tenant.url_prefix: app.wsgi_app}
+            mounts: dict[str, WSGIApplication] = {tenant.address.root: app.wsgi_app}
             app.wsgi_app = DispatcherMiddleware(app.wsgi_app, mounts)  # type: ignore[method-assign]
             return app
 

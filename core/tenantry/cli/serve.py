@@ -13,6 +13,7 @@ from tenantry.errors import Problem, TenantryError
 from tenantry.server.listeners import Listener, SameListenerError, check_listeners
 from tenantry.settings import HostSettings, environment_variable, read_settings
 from tenantry.tenants.catalogue import Catalogue, check_tenant_exists, scan_tenants
+from tenantry.tenants.model import Tenant
 
 GUNICORN_CONFIG = "python:tenantry.server.gunicorn_conf"
 
@@ -100,7 +101,7 @@ def _replace_process(arguments: list[str]) -> None:
 def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> list[str]:
     """Return a line for the address of each tenant, and a line for each problem."""
     origin = f"{bind}:" if bind.startswith("unix:") else f"http://{bind}"
-    rows = [(tenant.name, f"{origin}{tenant.url_prefix}/") for tenant in catalogue.tenants]
+    rows = [(tenant.name, _url(tenant, bind, origin)) for tenant in catalogue.tenants]
     width = max((len(name) for name, _ in rows), default=0)
     problems = [*catalogue.problems, *_endpoint_problems(settings, catalogue)]
     lines = [f"{count(len(rows), 'tenant')} from {settings.tenants_dir}:"]
@@ -110,6 +111,14 @@ def start_report(settings: HostSettings, catalogue: Catalogue, bind: str) -> lis
     if settings.admin_bind != "off":
         lines.append(f"for operators: http://{settings.admin_bind}/-/readyz")
     return lines
+
+
+def _url(tenant: Tenant, bind: str, origin: str) -> str:
+    """Return the URL of a tenant without a proxy in front."""
+    name, root = tenant.address.canonical
+    if name and not bind.startswith("unix:"):
+        origin = f"http://{name}:{bind.rpartition(':')[2]}"
+    return f"{origin}{root}/"
 
 
 def _endpoint_problems(settings: HostSettings, catalogue: Catalogue) -> list[Problem]:

@@ -11,6 +11,9 @@ REQUEST_ID = "tenantry.request_id"
 TENANT = "tenantry.tenant"
 """The name of the tenant, set by `Router`. A request that reaches no mount has no tenant."""
 
+MATCHED_PAIR = "tenantry.matched_pair"
+"""The pair of a host name and a prefix that the request matched, set by `Router`."""
+
 REQUEST_RECORD = "tenantry.request_record"
 """The `RequestRecord` of the request."""
 

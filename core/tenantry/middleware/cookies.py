@@ -3,6 +3,8 @@
 Tenants under one host name share an origin, so the response headers of one tenant can affect other
 tenants. For example, three cookies of 3,900 bytes with `Path=/` made every tenant answer 431. The
 layer confines cookies to the tenant's URL prefix, and removes headers that act on the whole origin.
+A tenant with an origin of its own keeps these headers, except for parts that also act on subdomains
+or on other names of the site.
 """
 
 import logging
@@ -46,6 +48,9 @@ lets a script of one tenant answer requests for other tenants. Headers that act 
 response or page, such as `content-security-policy`, are not in the list. A proxy in front of the
 host can set origin-wide headers for all tenants."""
 
+_OBSOLETE = frozenset({"set-cookie2", "public-key-pins", "public-key-pins-report-only"})
+"""Headers that act beyond the origin and that no browser uses any more."""
+
 _CACHING = frozenset({"cache-control", "expires"})
 _SET_COOKIE = "set-cookie"
 _CONFINED = ORIGIN_WIDE | {_SET_COOKIE}
@@ -60,16 +65,20 @@ class CookieConfinement:
 
     - The URL prefix replaces a cookie's `Path` that leads outside the prefix. The layer removes
       every `Domain` attribute, and every cookie without a name.
+    - Origin-wide headers are removed, unless the tenant has an origin of its own.
     - The layer removes cookies beyond `COOKIES_BYTES` in one response, and logs how many cookies it
       removed.
     - A response that sets a cookie but has no caching header gets `Cache-Control: private`.
     """
 
-    __slots__ = ("_app", "_logger")
+    __slots__ = ("_app", "_has_own_origin", "_logger")
 
-    def __init__(self, app: "WSGIApplication", logger: logging.Logger) -> None:
+    def __init__(
+        self, app: "WSGIApplication", logger: logging.Logger, *, has_own_origin: bool = False
+    ) -> None:
         self._app = app
         self._logger = logger
+        self._has_own_origin = has_own_origin
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -91,6 +100,8 @@ class CookieConfinement:
     def _confined(self, headers: Headers, root: str) -> Headers:
         names = {name.lower() for name, _ in headers}
         kept = [one for one in headers if one[0].lower() not in _CONFINED]
+        if self._has_own_origin and root == "/":  # no proxy in front adds a prefix
+            kept += _origin_headers(headers)
         cookies = [
             cookie
             for name, value in headers
@@ -112,6 +123,32 @@ class CookieConfinement:
             facts = {"dropped": len(cookies) - len(fitting), "limit_bytes": COOKIES_BYTES}
             self._logger.error("response.cookies_dropped", extra=facts)
         return fitting
+
+
+def _origin_headers(headers: Headers) -> Headers:
+    """Return the origin-wide headers, without the parts that act beyond the origin."""
+    kept = []
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered in ORIGIN_WIDE and (own := _own_part(lowered, value)):
+            kept.append((name, own))
+    return kept
+
+
+def _own_part(lowered: str, value: str) -> str:
+    """Return the part of an origin-wide header that acts only on the origin."""
+    if lowered == "strict-transport-security":
+        return _without(value, ";", "includesubdomains")
+    if lowered == "clear-site-data":
+        return _without(value, ",", '"cookies"', '"*"')
+    # The JSON of NEL and Report-To can include subdomains.
+    return "" if lowered in _OBSOLETE or "include_subdomains" in value else value
+
+
+def _without(value: str, separator: str, *parts: str) -> str:
+    """Return a header value without some of its parts."""
+    items = (item.strip(" \t") for item in value.split(separator))
+    return f"{separator} ".join(item for item in items if item and item.lower() not in parts)
 
 
 def confined_cookie(value: str, root: str) -> str | None:

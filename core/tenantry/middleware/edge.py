@@ -11,12 +11,12 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from tenantry.grammar import FORWARDED_PREFIX, is_address, is_host_header
+from tenantry.grammar import FORWARDED_PREFIX, host_name, is_address, is_host_header
 from tenantry.http.environ import CONNECTION, IS_FOR_OPERATORS, REQUEST_ID, TARGET, TENANT
 from tenantry.http.problem import ProblemResponse
 from tenantry.http.request_id import new_request_id
 from tenantry.middleware.forwarded import ForwardedHeaders
-from tenantry.middleware.trusted_hosts import TrustedHosts, host_name
+from tenantry.middleware.trusted_hosts import TrustedHosts
 from tenantry.settings import ANY_ADDRESS
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ NO_TUNNEL = ProblemResponse(
 )
 
 _VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_AUTHORITY = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 _OPERATORS_NAMES = ("localhost",)
 
 
@@ -76,6 +77,10 @@ class Edge:
         request_id = sent if sent and _VALID_REQUEST_ID.fullmatch(sent) else new_request_id()
         environ[REQUEST_ID] = environ["HTTP_X_REQUEST_ID"] = request_id
         environ.pop("HTTP_REMOTE_USER", None)
+        uri = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+        # Tenantry's worker has already read an absolute target.
+        if uri and uri[0] != "/" and CONNECTION not in environ:
+            _use_absolute_target(environ, uri)
         if self._forwarded is not None:
             self._forwarded.apply(environ)
         # Without trusted proxies, Tenantry's worker has already checked the head of the request.
@@ -125,3 +130,12 @@ class Edge:
             return False
         address, port = self._admin_address
         return local[1] == port and (local[0] == address or address in ANY_ADDRESS)
+
+
+def _use_absolute_target(environ: "WSGIEnvironment", uri: str) -> None:
+    """Replace `Host` with the authority of a target such as `http://shop.example.org/x`.
+
+    See RFC 9112 §3.2.2.
+    """
+    if match := _AUTHORITY.match(uri):
+        environ["HTTP_HOST"] = match[1]

@@ -69,6 +69,8 @@ class MountStatus:
     no problem."""
     stuck: int = 0
     """Number of running requests that have exceeded their deadline."""
+    hosts: tuple[str, ...] = ()
+    """The tenant's own host names; the first is canonical."""
     is_parked: bool = False
     """Whether the mount has failed only because the tenant's requests ended workers. The host stays
     ready despite a parked tenant, because a client of one tenant must not be able to take all

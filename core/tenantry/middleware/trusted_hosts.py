@@ -1,9 +1,9 @@
 """Trusted hosts: the head check that refuses requests for unlisted host names."""
 
-import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from tenantry.grammar import host_name
 from tenantry.http.problem import ProblemResponse, Refusal
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ _NOT_SERVED: Refusal = (
     [],
 )
 """The response to a request for an unlisted host name. The response reveals no trusted name."""
-
-_PORT = re.compile(r":[0-9]*$")
 
 
 class TrustedHosts:
@@ -46,8 +44,3 @@ class TrustedHosts:
             name == listed or (listed.startswith(".") and f".{name}".endswith(listed))
             for listed in self._names
         )
-
-
-def host_name(host: str) -> str:
-    """Return the name in a `Host` header in lower case, without the port and the final dot."""
-    return _PORT.sub("", host).lower().removesuffix(".")

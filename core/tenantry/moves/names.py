@@ -1,6 +1,7 @@
 """What belongs to the name of a tenant: its secrets, its tenant file, and what a host remembers."""
 
 import ast
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def forget_name(settings: HostSettings, name: str) -> None:
     delete_counts(settings.data_dir / RATES_FOLDER, name)
 
 
-def renamed_text(source: bytes, secrets: Mapping[str, str], assignments: Mapping[str, str]) -> str:
+def renamed_text(
+    source: bytes, secrets: Mapping[str, str], assignments: Mapping[str, object]
+) -> str:
     """Return the text of a tenant file with other names of secrets, and with more assignments.
 
     Only calls such as `secret("SHOP_SECRET_KEY")` change. All other text stays unchanged.
@@ -51,7 +54,7 @@ def renamed_text(source: bytes, secrets: Mapping[str, str], assignments: Mapping
     Args:
         source: the tenant file.
         secrets: maps the name of each secret to its new name.
-        assignments: maps keys to texts, which are assigned at the end of the file.
+        assignments: maps keys to texts or lists, which are assigned at the end of the file.
 
     Raises:
         TenantryError: the file is not valid Python.
@@ -71,7 +74,7 @@ def renamed_text(source: bytes, secrets: Mapping[str, str], assignments: Mapping
     text = b"".join(lines).decode()
     if text and not text.endswith("\n"):
         text += "\n"
-    return text + "".join(f'{key} = "{value}"\n' for key, value in assignments.items())
+    return text + "".join(f"{key} = {json.dumps(value)}\n" for key, value in assignments.items())
 
 
 def _secret_names(tree: ast.AST) -> list[ast.Constant]:

@@ -103,7 +103,7 @@ class _Rename:
     def result(self) -> RenamedTenant:
         """Return what the command reports."""
         tenant, loaded = load_tenant(self._settings, self._new)
-        return RenamedTenant(self._new_path, tenant.url_prefix, kept_database(tenant, loaded))
+        return RenamedTenant(self._new_path, tenant.address.text, kept_database(tenant, loaded))
 
     def _prepare(self) -> None:
         """Check that the tenant can be renamed, before anything changes."""
@@ -152,9 +152,11 @@ class _Rename:
         Under the old name, the old text and the new text describe the same tenant.
         """
         source = self._path.read_bytes()
-        prefix = self._tenant.url_prefix
-        is_default = self._loaded.values.get("URL_PREFIX") is None
-        assignments = {"URL_PREFIX": prefix} if is_default else {}
+        values, assignments = self._loaded.values, dict[str, object]()
+        if "HOSTS" not in values and self._tenant.hosts:  # from the host's HOST_PATTERN
+            assignments = {"HOSTS": list(self._tenant.hosts)}
+        elif values.get("URL_PREFIX") is None and not self._tenant.hosts:
+            assignments = {"URL_PREFIX": self._tenant.url_prefix}
         with self._undoing_on_error():
             text = renamed_text(source, self._journal.move.secrets, assignments)
             self._check_text(text)
@@ -174,6 +176,7 @@ class _Rename:
         is_default = loaded.values.get("DATABASE_URI") is None
         changed = {
             "SECRET_KEY": renamed.secret_key != self._tenant.secret_key,
+            "HOSTS": renamed.hosts != self._tenant.hosts,
             "URL_PREFIX": renamed.url_prefix != self._tenant.url_prefix,
             "DATABASE_URI": not is_default and renamed.database_uri != self._tenant.database_uri,
         }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tenantry.grammar import TENANT_NAME
 from tenantry.routing.mount import Mount
+from tenantry.tenants.address import Address
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import DEFAULT_OPERATOR_STATE, OperatorState
 from tenantry.tenants.validation import DisabledTenant, RejectedTenant, ValidationResult
@@ -15,6 +16,7 @@ class DisabledStatus:
 
     name: str
     prefix: str
+    hosts: tuple[str, ...]
     digest: str
     """SHA-256 of the last validated content of the tenant file."""
     endpoints: tuple[str, ...]
@@ -30,8 +32,8 @@ class FollowedFile:
     mount: Mount
     result: ValidationResult | None = None
     operator_state: OperatorState = DEFAULT_OPERATOR_STATE
-    last_prefix: str | None = None
-    """The last URL prefix at which the tenant served before the host started."""
+    last_address: Address | None = None
+    """The last address at which the tenant served before the host started."""
 
     @property
     def is_disabled(self) -> bool:
@@ -40,28 +42,33 @@ class FollowedFile:
 
     def disabled_status(self, reason: str) -> DisabledStatus:
         """Return what operators see of the disabled tenant."""
-        prefix, endpoints = "", tuple[str, ...]()
+        endpoints = tuple[str, ...]()
         if isinstance(self.result, Tenant):
-            prefix, endpoints = self.result.url_prefix, self.result.blueprints
+            endpoints = self.result.blueprints
         elif isinstance(self.result, DisabledTenant):
-            prefix, endpoints = self.result.prefix or "", self.result.endpoints
+            endpoints = self.result.endpoints
+        address = None if self.result is None else self.result.address
         digest = "" if self.result is None else self.result.digest
         return DisabledStatus(
             name=self.mount.name,
-            prefix=prefix,
+            prefix="" if address is None else address.prefix,
+            hosts=() if address is None else address.hosts,
             digest=digest,
             endpoints=endpoints,
             operator_state=self.operator_state,
             reason=reason,
         )
 
-    def wanted_prefix(self) -> str | None:
-        """Return the URL prefix that a file claims but does not have yet, or None if unknown."""
-        if isinstance(self.result, Tenant):
-            return self.result.url_prefix
-        if isinstance(self.result, RejectedTenant):
-            return self.result.prefix
-        if self.last_prefix is not None:
-            return self.last_prefix
+    def wanted_address(self) -> Address | None:
+        """Return the address that a file claims but does not have yet, or None if unknown."""
+        if isinstance(self.result, Tenant | RejectedTenant):
+            return self.result.address
+        if self.last_address is not None:
+            return self.last_address
         name = self.mount.name
-        return f"/{name}" if TENANT_NAME.fullmatch(name) else None
+        return Address(f"/{name}") if TENANT_NAME.fullmatch(name) else None
+
+    def closed_names(self) -> tuple[str, ...]:
+        """Return the host names of a disabled tenant, which no other tenant answers."""
+        address = self.last_address if self.result is None else self.result.address
+        return () if address is None else address.names

@@ -187,7 +187,7 @@ class Follower:
         Call this method before the first round.
         """
         claims = self._last_good.open().items()
-        last = [SiblingTenant(name, *claimed) for name, claimed in claims]
+        last = [SiblingTenant(name, one.digest, one.address) for name, one in claims]
         self._reconciler.prefer(accepted or last)
 
     def stop(self) -> None:
@@ -330,7 +330,7 @@ class Follower:
 
     def _publish(self) -> None:
         self._next_publication = self._clock() + PUBLISH_INTERVAL_S
-        self._router.replace(self._reconciler.take_mounts())
+        self._router.replace(self._reconciler.take_mounts(), self._reconciler.closed_names())
         self.disabled = self._reconciler.disabled(self._operator_states.unreadable)
         self._unrouted += self._reconciler.withdrawn
         self._reconciler.withdrawn = []

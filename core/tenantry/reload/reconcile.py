@@ -1,13 +1,14 @@
 """Reconciliation: decides which tenants to serve, from the validation results of all files.
 
-Two tenants conflict if they claim the same prefix, key or database. The following rules apply:
+Two tenants conflict if they claim the same address, key or database. The following rules apply:
 
 - A tenant that already serves keeps serving.
 - When a process starts, a tenant file that another worker has accepted wins, so that all workers of
   a host agree. If no other worker serves, a tenant file that served last wins.
 - Otherwise, the tenant whose name comes first wins.
 
-Two tenants that swap prefixes conflict until one of them has first moved to a free prefix.
+The host names of a disabled or rejected tenant stay with it. Two tenants that swap addresses
+conflict until one of them has first moved to a free address.
 
 The follower reads files, starts threads and changes the routing; this module does not.
 """
@@ -18,7 +19,6 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from tenantry.errors import Problem
-from tenantry.grammar import parent_prefixes
 from tenantry.reload.draining import Draining
 from tenantry.reload.followed_file import DisabledStatus, FollowedFile
 from tenantry.reload.rebuilds import Rebuilds
@@ -26,6 +26,8 @@ from tenantry.reload.warm_start import SiblingTenant
 from tenantry.routing.instance import Instance
 from tenantry.routing.mount import Mount
 from tenantry.routing.quarantine import Quarantine
+from tenantry.tenants.address import Address
+from tenantry.tenants.address_claims import AddressClaims
 from tenantry.tenants.catalogue import rejection_of
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.operator_state import OperatorState
@@ -68,8 +70,11 @@ class Reconciler:
         self.is_starting = True
         """Whether some files have never been reconciled, until `end_start` is called."""
         self._accepted_by_siblings: set[tuple[str, str]] = set()  # names and digests of tenants
-        self._last_prefixes: dict[str, str] = {}  # tenant → prefix, until the end of the start
-        self._sibling_prefixes: dict[str, str] = {}  # prefix → tenant that other workers serve
+        # The addresses at which tenants served last, by tenant, until the end of the start.
+        self._last_addresses: dict[str, Address] = {}
+        # The addresses of tenants that only other workers serve.
+        self._sibling_addresses: dict[str, Address] = {}
+        self._reserved_claims = AddressClaims()  # the same addresses
         self.is_routing_outdated = False
         """Whether a new routing snapshot is needed, until `take_mounts` is called."""
         self.withdrawn: list[Mount] = []
@@ -92,28 +97,27 @@ class Reconciler:
         other worker serves, the same applies to the tenants that served last.
         """
         self._accepted_by_siblings = {(tenant.name, tenant.digest) for tenant in accepted}
-        self._sibling_prefixes = {tenant.prefix: tenant.name for tenant in accepted}
-        self._last_prefixes = {tenant.name: tenant.prefix for tenant in accepted}
+        self._last_addresses = {tenant.name: tenant.address for tenant in accepted}
+        for tenant in sorted(accepted):
+            self._reserve(tenant.name, tenant.address)
 
     def end_start(self) -> None:
         """End the start phase, after which every accepted tenant keeps its claims."""
         self.is_starting, self._accepted_by_siblings = False, set()
-        self._sibling_prefixes = {
-            prefix: name
-            for prefix, name in self._sibling_prefixes.items()
-            if name in self.files and self.files[name].mount.tenant is None
-        }
-        self._last_prefixes = {}
+        for name in list(self._sibling_addresses):
+            if name not in self.files or self.files[name].mount.tenant is not None:
+                self._drop_reservation(name)
+        self._last_addresses = {}
         self._has_freed_claims = True
         for file in self.files.values():
-            file.last_prefix = None
+            file.last_address = None
 
     # -- input from the follower ----------------------------------------------------------------
 
     def add(self, name: str) -> None:
         """Add a new tenant file."""
-        last_prefix = self._last_prefixes.get(name)
-        self.files[name] = FollowedFile(self._new_mount(name), last_prefix=last_prefix)
+        last_address = self._last_addresses.get(name)
+        self.files[name] = FollowedFile(self._new_mount(name), last_address=last_address)
         self.is_routing_outdated = True
 
     def remove(self, name: str) -> None:
@@ -188,26 +192,44 @@ class Reconciler:
         self.is_routing_outdated = True
         if file.mount.tenant is not None or file.mount.reason:
             self._withdraw(file)
+        if file.result is not None:
+            self._hold_names(file.result)
 
     def _reserved(self, tenant: Tenant) -> list[Conflict]:
         """Return a tenant's conflicts with tenants that only other workers serve."""
-        if not self._sibling_prefixes or (tenant.name, tenant.digest) in self._accepted_by_siblings:
+        if not self._sibling_addresses:
             return []
-        conflicts, prefix = list[Conflict](), tenant.url_prefix
-        owners = {self._sibling_prefixes.get(one) for one in (prefix, *parent_prefixes(prefix))}
-        for owner in sorted(name for name in owners if name in self.files and name != tenant.name):
-            text = (
-                f"{prefix} belongs to tenant {owner!r}, which serves there or served there last; "
-            )
-            remedy = f"choose another prefix, or change the file of {owner!r} first."
-            conflicts.append(Conflict(owner, Problem(tenant.file, text + remedy, "URL_PREFIX")))
-        return conflicts
+        if (tenant.name, tenant.digest) in self._accepted_by_siblings:
+            return []
+        conflicts: dict[str, Conflict] = {}
+        for owner, key, _ in self._reserved_claims.conflicts(tenant.name, tenant.address):
+            if owner in self.files:
+                text = (
+                    f"{tenant.address.text} belongs to tenant {owner!r}, which serves there or "
+                    f"served there last; choose another address, or change the file of {owner!r} "
+                    "first."
+                )
+                conflicts.setdefault(owner, Conflict(owner, Problem(tenant.file, text, key)))
+        return [conflicts[owner] for owner in sorted(conflicts)]
+
+    def _reserve(self, name: str, address: Address) -> None:
+        """Reserve an address for a tenant because other workers serve it, or because it did."""
+        self._sibling_addresses[name] = address
+        self._reserved_claims.add(name, address)
+
+    def _hold_names(self, result: ValidationResult) -> None:
+        """Keep the host names of an unserved tenant, except for names reserved for others."""
+        address = result.address
+        if address is not None:
+            address = self._reserved_claims.free_part(result.name, address)
+        self._accepted.hold(result.name, address)
 
     def _drop_reservation(self, name: str) -> None:
-        """Free the prefixes that are reserved for a tenant because other workers serve it."""
-        if name in self._sibling_prefixes.values():
-            kept = {prefix: one for prefix, one in self._sibling_prefixes.items() if one != name}
-            self._sibling_prefixes, self._has_freed_claims = kept, True
+        """Free the address that is reserved for a tenant."""
+        address = self._sibling_addresses.pop(name, None)
+        if address is not None:
+            self._reserved_claims.remove(name, address)
+            self._has_freed_claims = True
 
     def _accept_or_reject(self, file: FollowedFile, tenant: Tenant) -> None:
         reserved = self._reserved(tenant)
@@ -238,17 +260,21 @@ class Reconciler:
         """Whether a tenant replaces accepted tenants, which is possible only at start."""
         if not self.is_starting or file.mount.was_built:
             return False
-        owners = [self.files[conflict.owner].mount.tenant for conflict in conflicts]
+        owners = [self.files[conflict.owner] for conflict in conflicts]
         rank = self._rank(tenant)
-        return all(rank < self._rank(owner) for owner in owners if owner is not None)
+        return all(
+            rank < self._rank(owner)
+            for file in owners
+            if (owner := file.mount.tenant or file.result) is not None
+        )
 
-    def _rank(self, tenant: Tenant) -> tuple[bool, bool, str]:
+    def _rank(self, tenant: ValidationResult) -> tuple[bool, bool, str]:
         """Return a sort key, by which the tenant with the lowest key wins a conflict at start.
 
         A tenant that served wins against a new tenant, even if its file has changed since.
         """
         is_changed = (tenant.name, tenant.digest) not in self._accepted_by_siblings
-        return is_changed and tenant.name not in self._last_prefixes, is_changed, tenant.name
+        return is_changed and tenant.name not in self._last_addresses, is_changed, tenant.name
 
     def _cancel_build(self, name: str) -> None:
         self._rebuilds.cancel(name)
@@ -269,12 +295,12 @@ class Reconciler:
 
     def _serve(self, file: FollowedFile, tenant: Tenant) -> None:
         mount = file.mount
-        is_new, old_prefix = mount.tenant is None, mount.prefix
+        is_new, old_address = mount.tenant is None, mount.address
         last = self._restorable.get(mount.name)
         if mount.accept(tenant):
-            if last is not None and last.url_prefix == tenant.url_prefix:
+            if last is not None and last.address == tenant.address:
                 mount.fallback = last
-            self._note_served(tenant, is_new=is_new, old_prefix=old_prefix)
+            self._note_served(tenant, is_new=is_new, old_address=old_address)
         else:
             self._rebuilds.start(mount, tenant, partial(self._swap_unless_conflict, mount, tenant))
 
@@ -283,7 +309,7 @@ class Reconciler:
             instance.retire()
             self.reconcile(tenant.name)
             return
-        old_prefix, was_evicted = mount.prefix, mount.instance is None
+        old_address, was_evicted = mount.address, mount.instance is None
         old = mount.swap(tenant, instance)
         # A change of the file does not count as use, so a tenant that was evicted is evicted again.
         if old is not None:
@@ -291,14 +317,14 @@ class Reconciler:
             self._draining.add(tenant.name, old)
         elif was_evicted:
             instance.used_at = -math.inf
-        self._note_served(tenant, is_new=False, old_prefix=old_prefix)
+        self._note_served(tenant, is_new=False, old_address=old_address)
 
-    def _note_served(self, tenant: Tenant, *, is_new: bool, old_prefix: str | None) -> None:
+    def _note_served(self, tenant: Tenant, *, is_new: bool, old_address: Address | None) -> None:
         self._rebuilds.cancel(tenant.name)
         self._accepted.add(tenant)
         if not is_new:
-            self._has_freed_claims = True  # the tenant may no longer use its old prefix
-        if is_new or old_prefix != tenant.url_prefix:
+            self._has_freed_claims = True  # the tenant may no longer use its old address
+        if is_new or old_address != tenant.address:
             self.is_routing_outdated = True
         self._note_accepted(tenant)
         event = "tenant.added" if is_new else "tenant.changed"
@@ -315,7 +341,8 @@ class Reconciler:
                 _logger.error("tenant.rejected", extra=facts)
         mount.reject(rejected.reason, rejected.digest)
         if mount.tenant is None:
-            self.is_routing_outdated = True  # the rejected file may ask for another prefix
+            self._hold_names(rejected)
+            self.is_routing_outdated = True  # the rejected file may ask for another address
 
     def fall_back(self) -> None:
         """Serve the last good versions of tenants whose newest version could not be built."""
@@ -350,16 +377,20 @@ class Reconciler:
     def take_mounts(self) -> list[Mount]:
         """Return the mounts to route to.
 
-        A rejected tenant keeps its prefix only if the prefix is free.
+        A rejected tenant keeps only the free part of its address.
         """
         self.is_routing_outdated = False
         mounts = [file.mount for file in self.files.values() if not file.is_disabled]
         for mount in mounts:
             if mount.tenant is None:
-                prefix = self.files[mount.name].wanted_prefix()
-                is_free = prefix is not None and self._accepted.is_free(prefix)
-                mount.prefix = prefix if is_free else None
+                wanted = self.files[mount.name].wanted_address()
+                mount.address = self._accepted.free_part(mount.name, wanted)
         return mounts
+
+    def closed_names(self) -> list[str]:
+        """Return the host names of the disabled tenants."""
+        disabled = (file for file in self.files.values() if file.is_disabled)
+        return [name for file in disabled for name in file.closed_names()]
 
     def disabled(self, unreadable: Mapping[str, str]) -> tuple[DisabledStatus, ...]:
         """Return the disabled tenants.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from tenantry.observability.control_socket import ask_workers
 from tenantry.routing.router import Router
+from tenantry.tenants.address import Address, address_of
 
 BUILD_TIMEOUT_S = 2.0
 """Seconds for which a new worker builds instances before accepting connections: enough for 50 to
@@ -37,7 +38,7 @@ class SiblingTenant(NamedTuple):
 
     name: str
     digest: str
-    prefix: str
+    address: Address
 
 
 def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozenset[SiblingTenant]:
@@ -53,9 +54,9 @@ def accepted_by_siblings(data_dir: Path, only: Collection[str] = ()) -> frozense
         same = [answer["accepted"] for answer in answers if set(answer["only"]) == set(only)]
         found.append(
             frozenset(
-                SiblingTenant(name, *claims)
+                SiblingTenant(name, digest, address_of(*address))
                 for accepted in same
-                for name, claims in accepted.items()
+                for name, (digest, *address) in accepted.items()
             )
         )
 

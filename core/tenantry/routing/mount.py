@@ -1,4 +1,4 @@
-"""A mount: the URL prefix of one tenant, and the instance that serves the tenant.
+"""A mount: the address of one tenant, and the instance that serves the tenant.
 
 The first request to a mount starts the build of the instance; a mount has at most one such build at
 a time. When the tenant file changes, the follower replaces the instance in one assignment.
@@ -15,12 +15,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
 from tenantry.errors import Problem
-from tenantry.http.environ import START_WAIT_S
+from tenantry.http.environ import MATCHED_PAIR, START_WAIT_S
 from tenantry.http.problem import ProblemResponse, Refusal
 from tenantry.routing.build_failure import BuildFailure
 from tenantry.routing.build_pool import BuildPool, PendingBuild
 from tenantry.routing.instance import Instance
 from tenantry.routing.quarantine import MIN_RETRY_AFTER_S, Quarantine
+from tenantry.tenants.address import Address, Pair
 from tenantry.tenants.model import Tenant
 
 if TYPE_CHECKING:
@@ -51,14 +52,15 @@ STARTING = _unavailable("This application is starting.", 1)
 
 
 class Mount:
-    """The URL prefix and the state of one tenant, for as long as the tenant file exists.
+    """The address and the state of one tenant, for as long as the tenant file exists.
 
     A mount is thread-safe. The follower first removes a mount from the routing, and then closes the
     mount.
 
     Args:
         name: the tenant's name.
-        prefix: the URL prefix, or None if the prefix is not known until the tenant file is read.
+        address: the address, or the URL prefix of a tenant without host names; None if it is not
+            known until the tenant file is read.
         build: returns an instance of a tenant. `build` runs on a thread of `build_pool`, at most
             once at a time, and may raise any exception.
         clock: returns monotonic seconds, for the pause after a failed build.
@@ -79,14 +81,14 @@ class Mount:
     __slots__ = (
         "_ask_for_validation", "_build", "_build_pool", "_clock", "_failure", "_is_closed",
         "_limits_of", "_lock", "_note_built", "_pending_build", "_rejection",
-        "_wait_for_validation", "digest", "fallback", "instance", "limits", "name",
-        "operator_maintenance", "prefix", "quarantine", "since", "tenant", "was_built",
+        "_wait_for_validation", "_wanted", "digest", "fallback", "instance", "limits", "name",
+        "operator_maintenance", "pair", "quarantine", "since", "tenant", "was_built",
     )  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        prefix: str | None,
+        address: Address | str | None,
         build: Callable[[Tenant], Instance],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -97,7 +99,9 @@ class Mount:
         limits_of: Callable[[Tenant | None], Any] = lambda _: None,
     ) -> None:
         self.name = name
-        self.prefix = prefix
+        self._wanted = Address(address) if isinstance(address, str) else address
+        self.pair: Pair | None = None
+        """The host name and the prefix at which the last accepted version answers."""
         self.tenant: Tenant | None = None
         """The last accepted version of the tenant file."""
         self.digest = ""
@@ -132,6 +136,21 @@ class Mount:
         """The instance that serves the tenant now, or None. Only the mount sets this attribute."""
         self._pending_build: PendingBuild | None = None
         self._is_closed = False
+
+    @property
+    def address(self) -> Address | None:
+        """The address of the last accepted version, or else the address that the file asks for."""
+        tenant = self.tenant
+        return self._wanted if tenant is None else tenant.address
+
+    @address.setter
+    def address(self, address: Address | None) -> None:
+        self._wanted = address
+
+    @property
+    def prefix(self) -> str | None:
+        """The URL prefix, or None if the address is unknown."""
+        return None if self.address is None else self.address.prefix
 
     # -- what operators see ---------------------------------------------------------------------
 
@@ -169,7 +188,8 @@ class Mount:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Answer a request with the instance, or with 503 if there is no instance."""
-        tenant, instance, quarantine = self.tenant, self.instance, self.quarantine
+        tenant, pair = self.tenant, self.pair
+        instance, quarantine = self.instance, self.quarantine
         if self.operator_maintenance or (tenant is not None and tenant.maintenance):
             maintenance = self._maintenance()
             if maintenance is not None:
@@ -178,8 +198,7 @@ class Mount:
             # This is the usual case, without another call. `_answer` handles all cases.
             if (
                 instance is not None
-                and tenant is not None
-                and environ["SCRIPT_NAME"].endswith(tenant.url_prefix)
+                and environ.get(MATCHED_PAIR, pair) == pair
                 and (body := instance.answer(environ, start_response)) is not None
             ):
                 return body
@@ -221,10 +240,10 @@ class Mount:
     ) -> Iterable[bytes]:
         while True:
             tenant, instance = self.tenant, self.instance
-            prefix = environ.get("SCRIPT_NAME", "")
-            if tenant is not None and not prefix.endswith(tenant.url_prefix):
-                # The tenant has moved to another prefix since the routing snapshot. In the next
-                # snapshot, the prefix of this request may belong to another tenant.
+            pair = environ.get(MATCHED_PAIR, self.pair)
+            if tenant is not None and pair != self.pair and pair not in tenant.address.claims():
+                # The tenant has moved to another address since the routing snapshot. In the next
+                # snapshot, the address of this request may belong to another tenant.
                 return STARTING(environ, start_response)
             if instance is None:
                 refusal = self.ensure_instance()
@@ -364,7 +383,7 @@ class Mount:
         return retired
 
     def _set_accepted(self, tenant: Tenant) -> None:
-        self.tenant, self.prefix = tenant, tenant.url_prefix
+        self.tenant, self.pair, self._wanted = tenant, tenant.address.canonical, None
         self.limits = self._limits_of(tenant)
         self._failure = None
         self._set_validated(tenant.digest, "")

@@ -68,35 +68,32 @@ def scan_tenants(
 def _catalogue(results: Sequence[ValidationResult], rank: Callable[[Tenant], int]) -> Catalogue:
     valid = [result for result in results if isinstance(result, Tenant)]
     rejected = [result for result in results if isinstance(result, RejectedTenant)]
+    disabled = [result for result in results if isinstance(result, DisabledTenant)]
     accepted = AcceptedTenants()
-    # Python's sort is stable, so tenants of equal rank stay in name order.
-    for tenant in sorted(valid, key=rank):
-        if conflicts := accepted.conflicts(tenant):
-            rejected.append(rejection_of(tenant, conflicts))
+    # Python's sort is stable, so results of equal rank stay in name order.
+    for result in sorted(results, key=lambda one: rank(one) if isinstance(one, Tenant) else 0):
+        if not isinstance(result, Tenant):
+            accepted.hold(result.name, result.address)
+        elif conflicts := accepted.conflicts(result):
+            rejected.append(rejection_of(result, conflicts))
+            accepted.hold(result.name, result.address)
         else:
-            accepted.add(tenant)
+            accepted.add(result)
     names = {tenant.name for tenant in rejected}
     return Catalogue(
         tenants=tuple(tenant for tenant in valid if tenant.name not in names),
         rejected=tuple(
-            _without_taken_prefix(tenant, accepted)
+            replace(tenant, address=accepted.free_part(tenant.name, tenant.address))
             for tenant in sorted(rejected, key=lambda tenant: tenant.name)
         ),
-        disabled=tuple(result for result in results if isinstance(result, DisabledTenant)),
+        disabled=tuple(disabled),
     )
 
 
 def rejection_of(tenant: Tenant, conflicts: Iterable[Conflict]) -> RejectedTenant:
     """Return the rejection of a tenant that conflicts with accepted tenants."""
     problems = tuple(conflict.problem for conflict in conflicts)[:CONFLICTS_SHOWN]
-    return RejectedTenant(tenant.name, tenant.url_prefix, problems, tenant.digest)
-
-
-def _without_taken_prefix(rejected: RejectedTenant, accepted: AcceptedTenants) -> RejectedTenant:
-    """Remove a rejected tenant's prefix if it overlaps with the prefix of an accepted tenant."""
-    if rejected.prefix is None or accepted.is_free(rejected.prefix):
-        return rejected
-    return replace(rejected, prefix=None)
+    return RejectedTenant(tenant.name, tenant.address, problems, tenant.digest)
 
 
 def load_tenant(

@@ -18,13 +18,16 @@ from types import MappingProxyType
 from typing import Any
 
 from tenantry.errors import TenantryError
-from tenantry.grammar import are_nested
 from tenantry.observability.redaction import MASK, redact_value
+from tenantry.tenants.address import Address, address_of
+from tenantry.tenants.address_claims import AddressClaims
 from tenantry.tenants.model import Tenant
-from tenantry.tenants.uniqueness import prefix_conflict
 
 Description = Mapping[str, Any]
-"""A tenant's description as JSON data: `{"prefix", "endpoints", "keys": {KEY: text}}`."""
+"""A tenant's description as JSON data.
+
+It has the form `{"prefix", "address", "endpoints", "keys": {KEY: text}}`.
+"""
 
 Routes = Callable[[Sequence[str]], Sequence[str]]
 """A function that returns the routes of endpoints without the tenant's prefix: `GET /images/`."""
@@ -62,7 +65,19 @@ def describe(tenant: Tenant, salt: str) -> dict[str, Any]:
         shown = MASK if is_secret else redact_value(key, value, secrets)
         is_plain = shown is value or shown == value
         keys[key] = _text(value) if is_plain else _redacted_text(key, value, shown, salt)
-    return {"prefix": tenant.url_prefix, "endpoints": list(tenant.blueprints), "keys": keys}
+    # `address` has the form of JSON, so that a saved description equals a new one.
+    prefix, *names = tenant.address
+    return {
+        "prefix": tenant.url_prefix,
+        "address": [prefix, *map(list, names)],
+        "endpoints": list(tenant.blueprints),
+        "keys": keys,
+    }
+
+
+def _address(description: Description) -> Address:
+    # Snapshots of earlier versions have no addresses.
+    return address_of(*description.get("address", [description["prefix"]]))
 
 
 def _redacted_text(key: str, value: Any, shown: Any, salt: str) -> str:
@@ -99,10 +114,10 @@ def compare(
             if name in old:
                 changes.append(Change(name, "stays", f"stays as it is: {rejected[name]}"))
         elif name not in old:
-            text = f"new at {new[name]['prefix']}, {_parts(new[name])}"
+            text = f"new at {_address(new[name]).text}, {_parts(new[name])}"
             changes.append(Change(name, "added", text))
         elif name not in new:
-            changes.append(Change(name, "removed", f"gone from {old[name]['prefix']}"))
+            changes.append(Change(name, "removed", f"gone from {_address(old[name]).text}"))
         else:
             changes += _differences(name, old[name], new[name], routes)
     return changes
@@ -118,8 +133,9 @@ def _parts(description: Description) -> str:
 
 
 def _differences(name: str, old: Description, new: Description, routes: Routes) -> Iterator[Change]:
-    if old["prefix"] != new["prefix"]:
-        yield Change(name, "prefix", f"moves from {old['prefix']} to {new['prefix']}")
+    before_move, after_move = _address(old).text, _address(new).text
+    if before_move != after_move:
+        yield Change(name, "prefix", f"moves from {before_move} to {after_move}")
     for key in sorted(old["keys"].keys() | new["keys"].keys()):
         before, after = (side["keys"].get(key, "not set") for side in (old, new))
         if before != after and key not in _KEYS_WITH_A_LINE_OF_THEIR_OWN:
@@ -138,34 +154,40 @@ def _only_in(
             yield Change(name, "endpoint", f"{verb} endpoint {endpoint}")
     for route in sorted(set(routes(side["endpoints"])) - set(routes(other["endpoints"]))):
         method, _, rule = route.partition(" ")
-        yield Change(name, "route", f"{verb} {method} {side['prefix']}{rule}")
+        yield Change(name, "route", f"{verb} {method} {_address(side).text.rstrip('/')}{rule}")
 
 
 def find_blocked_moves(
     old: Mapping[str, Description], new: Mapping[str, Description], rejected: Collection[str]
 ) -> dict[str, str]:
-    """Return the reason for each tenant that cannot move to its new prefix, by tenant name.
+    """Return the reason for each tenant that cannot move to its new address, by tenant name.
 
-    A host moves tenants one by one, each to a prefix that is free at that moment. A tenant whose
-    newest file is rejected keeps its prefix. Two tenants that swap prefixes block each other.
+    A host moves tenants one by one, each to an address that is free at that moment. A tenant whose
+    newest file is rejected keeps its address. Two tenants that swap addresses block each other.
     """
-    current = {name: old[name]["prefix"] for name in old if name in new or name in rejected}
+    current, claims = dict[str, Address](), AddressClaims()
+    for name in old:
+        if name in new or name in rejected:
+            current[name] = _address(old[name])
+            claims.add(name, current[name])
     moving = {
-        name: description["prefix"]
+        name: _address(description)
         for name, description in new.items()
-        if name not in rejected and description["prefix"] != current.get(name)
+        if name not in rejected and _address(description) != current.get(name)
     }
     while True:
         reasons = {
-            name: prefix_conflict(prefix, other, owner)
-            for name, prefix in moving.items()
-            for owner, other in current.items()
-            if owner != name and are_nested(prefix, other)
+            name: text
+            for name, address in moving.items()
+            for _, _, text in claims.conflicts(name, address)
         }
-        free = moving.keys() - reasons.keys()
+        free = sorted(moving.keys() - reasons.keys())
         if not free:
             return reasons
-        current |= {name: moving.pop(name) for name in free}
+        for name in free:
+            if name in current:
+                claims.remove(name, current[name])
+            claims.add(name, moving.pop(name))
 
 
 def snapshot_text(salt: str, tenants: Mapping[str, Any]) -> str:

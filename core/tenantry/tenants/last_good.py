@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tenantry.tenants.address import Address, address_of
 from tenantry.tenants.file import FileContent, content_digest, read_content
 from tenantry.tenants.model import Tenant
 
@@ -31,7 +32,16 @@ class Claims(NamedTuple):
 
     digest: str
     """SHA-256 of the tenant file."""
+    # The fields of an `Address`, in one tuple, because a process can hold 10,000 tenants.
     prefix: str
+    hosts: tuple[str, ...] = ()
+    old_hosts: tuple[str, ...] = ()
+    old_prefixes: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> Address:
+        """The address at which the tenant served."""
+        return Address(*self[1:])
 
 
 class LastGood:
@@ -78,7 +88,7 @@ class LastGood:
     def note_built(self, tenant: Tenant) -> None:
         """Record a tenant that serves."""
         claims = self.claims.get(tenant.name)
-        if self._is_open and claims != (tenant.digest, tenant.url_prefix):
+        if self._is_open and claims != (tenant.digest, *tenant.address):
             self._unsaved[tenant.name] = tenant
 
     def forget(self, name: str) -> None:
@@ -128,7 +138,7 @@ class LastGood:
         content = read_content(self._tenants_dir / f"{tenant.name}.py")
         if content.digest == tenant.digest:  # if the digests differ, the file has changed again
             _replace(self._text_file(tenant.name), content.source)
-            claims = self.claims[tenant.name] = Claims(tenant.digest, tenant.url_prefix)
+            claims = self.claims[tenant.name] = Claims(tenant.digest, *tenant.address)
             self._changes[tenant.name] = claims
 
     def _save_claims(self) -> None:
@@ -170,8 +180,8 @@ def _change_claims(folder: Path, changes: Mapping[str, Claims | None]) -> None:
 def _read_claims(path: Path) -> dict[str, Claims]:
     try:
         claims = json.loads(path.read_bytes())
-        return {str(name): Claims(str(digest), str(prefix))
-                for name, (digest, prefix) in claims.items()}  # fmt: skip
+        return {str(name): Claims(str(digest), *address_of(*address))
+                for name, (digest, *address) in claims.items()}  # fmt: skip
     except (OSError, ValueError, AttributeError, TypeError):
         return {}  # the file is missing or damaged, so no tenant has precedence
 

@@ -25,7 +25,13 @@ from pydantic import (
 from tenantry.database.options import parse_options
 from tenantry.database.url import check_database_url, parse_database_url
 from tenantry.endpoints.app_reference import parse_app
-from tenantry.grammar import check_host_name, check_url_prefix
+from tenantry.grammar import (
+    check_host_name,
+    check_named_prefix,
+    check_own_host_name,
+    check_url_prefix,
+)
+from tenantry.tenants.address import Address
 from tenantry.tenants.clients import Clients, parse_clients
 from tenantry.tenants.openid import OpenId, parse_openid
 
@@ -105,6 +111,20 @@ def _list_to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_prefix(value: str, info: ValidationInfo) -> str:
+    # If `HOSTS` is invalid, the data has no hosts, and one problem is enough.
+    check = check_named_prefix if info.data.get("hosts", True) else check_url_prefix
+    return check(value)
+
+
+_Prefixes = Annotated[
+    tuple[Annotated[str, AfterValidator(check_url_prefix)], ...], BeforeValidator(_list_to_tuple)
+]
+_HostNames = Annotated[
+    tuple[Annotated[str, AfterValidator(check_own_host_name)], ...], BeforeValidator(_list_to_tuple)
+]
+
+
 def _parse_clients(value: object, info: ValidationInfo) -> Clients | None:
     return parse_clients(value, info.data["name"], info.data.get("blueprints"))
 
@@ -143,11 +163,33 @@ class Tenant(BaseModel):
         description="Display name.",
         json_schema_extra={"default": "the tenant's name"},
     )
-    url_prefix: Annotated[str, AfterValidator(check_url_prefix)] = Field(
+    hosts: _HostNames = Field(
+        (),
+        alias="HOSTS",
+        examples=[["shop.example.org"]],
+        description="Host names of the tenant's own; the tenant answers only under them. The first "
+        "is canonical, and the others redirect to it.",
+        json_schema_extra={"default": "`[]`"},
+    )
+    url_prefix: Annotated[str, AfterValidator(_check_prefix)] = Field(
         alias="URL_PREFIX",
         examples=["/acme"],
-        description="URL prefix under which the tenant is served.",
-        json_schema_extra={"default": "`/<name>`"},
+        description="URL prefix under which the tenant is served. With `HOSTS`, also `/`.",
+        json_schema_extra={"default": "`/<name>`; `/` with `HOSTS`"},
+    )
+    old_hosts: _HostNames = Field(
+        (),
+        alias="OLD_HOSTS",
+        examples=[["old.example.org"]],
+        description="Former host names, which redirect to the first name in `HOSTS`.",
+        json_schema_extra={"default": "`[]`"},
+    )
+    old_prefixes: _Prefixes = Field(
+        (),
+        alias="OLD_PREFIXES",
+        examples=[["/old"]],
+        description="Former URL prefixes, which redirect to the present address.",
+        json_schema_extra={"default": "`[]`"},
     )
     secret_key: _SecretKey = Field(
         alias="SECRET_KEY",
@@ -314,11 +356,42 @@ class Tenant(BaseModel):
             raise ValueError(f"{names} is listed more than once; keep one")
         return value
 
+    @field_validator("hosts", "old_hosts", "old_prefixes")
+    @classmethod
+    def _check_former(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Check that no address occurs twice, and that former names have a present name."""
+        present = (*info.data.get("hosts", ()), info.data.get("url_prefix"))
+        for place, item in enumerate(value):
+            if item in present or item in value[:place]:
+                raise ValueError(f"{item!r} is listed more than once; keep one")
+        if value and info.field_name == "old_hosts" and info.data.get("hosts") == ():
+            raise ValueError("redirects to 'HOSTS', which is not set; set it, or remove this key")
+        return value
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _check_trusted(
+        cls, value: tuple[str, ...] | None, info: ValidationInfo
+    ) -> tuple[str, ...] | None:
+        if value is not None and info.data.get("hosts"):
+            raise ValueError("the tenant answers only to the names in 'HOSTS'; remove this key")
+        return value
+
     @field_validator("database_uri")
     @classmethod
     def _check_database_uri(cls, value: SecretStr) -> SecretStr:
         check_database_url(value.get_secret_value())
         return value
+
+    @property
+    def address(self) -> Address:
+        """The present and the former addresses of the tenant."""
+        return Address(self.url_prefix, self.hosts, self.old_hosts, self.old_prefixes)
+
+    @property
+    def has_own_origin(self) -> bool:
+        """Whether browsers separate the tenant from all other tenants."""
+        return bool(self.hosts) and self.url_prefix == "/"
 
     @property
     def database_url(self) -> "URL":
@@ -335,6 +408,17 @@ KEYS: Mapping[str, str] = {
     field: info.alias for field, info in Tenant.model_fields.items() if info.alias
 }
 """Maps each field of `Tenant` to a key of a tenant file, in the order of `tenants/README.md`."""
+
+DEFAULTS: Mapping[str, Any] = {
+    field: info.default
+    for field, info in Tenant.model_fields.items()
+    if info.default is None or info.default == () or isinstance(info.default, bool)
+}
+"""Maps fields of `Tenant` to immutable defaults, which are also attributes of the class. An object
+without the field has the default, and 10,000 tenants take less memory."""
+
+for _field, _default in DEFAULTS.items():
+    setattr(Tenant, _field, _default)
 
 
 def _to_plain(value: Any) -> Any:

@@ -11,13 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from tenantry.errors import Problem, TenantryError
-from tenantry.grammar import RESERVED_TENANT_NAMES, TENANT_NAME, are_nested
+from tenantry.grammar import RESERVED_TENANT_NAMES, TENANT_NAME, are_nested, check_url_prefix
 from tenantry.settings import HostSettings
+from tenantry.tenants.address import Address, display
+from tenantry.tenants.address_claims import AddressClaims
 from tenantry.tenants.file import FileContent, display_path, list_tenant_files, read_content
 from tenantry.tenants.loader import Loader
-from tenantry.tenants.model import Tenant
 from tenantry.tenants.secrets import create_secret, found_before, secret_file
-from tenantry.tenants.validation import DisabledTenant, validate_file
+from tenantry.tenants.validation import DisabledTenant, pattern_hosts, validate_file
 
 _TEMPLATE = '''\
 """Tenant {name}."""
@@ -50,7 +51,7 @@ def create_tenant(
     check_folder_is_writable(settings.tenants_dir)
     check_name_is_free(settings, name)
     check_secret_is_used(variable)
-    check_prefix_is_free(settings, prefix or f"/{name}")
+    check_address_is_free(settings, new_address(settings, name, prefix))
     text = _TEMPLATE.format(
         name=name,
         prefix="" if prefix is None else f'URL_PREFIX = "{prefix}"\n',
@@ -175,26 +176,46 @@ def check_secret_is_used(variable: str, remedy: str = "choose another name") -> 
         )
 
 
-def check_prefix_is_free(settings: HostSettings, prefix: str, replaced: str = "") -> None:
-    """Check that no tenant has the given prefix, or a prefix above or below it.
+def new_address(settings: HostSettings, name: str, prefix: str | None) -> Address:
+    """Return the address of a new tenant with this URL prefix, or with the default address.
+
+    Raises:
+        TenantryError: the tenant's name cannot be part of the default address.
+    """
+    if prefix is not None:
+        return Address(prefix)
+    try:
+        hosts = pattern_hosts(name, {}, settings.host_pattern)
+        return Address("/", tuple(hosts)) if hosts else Address(check_url_prefix(f"/{name}"))
+    except ValueError as error:
+        raise TenantryError(f"{str(error).rstrip('.')}, with --prefix.") from error
+
+
+def check_address_is_free(settings: HostSettings, address: Address, replaced: str = "") -> None:
+    """Check that no tenant has the address or a part of it, or an overlapping prefix.
 
     Args:
         settings: the host's settings.
-        prefix: the prefix of the new tenant.
-        replaced: the name of a tenant whose prefix becomes free.
+        address: the address of the new tenant.
+        replaced: the name of a tenant whose address becomes free.
 
     Raises:
-        TenantryError: a tenant has an overlapping prefix. The message names the tenant.
+        TenantryError: a tenant has an overlapping address. The message names the tenant.
     """
-    for owner, taken in _possible_conflicts(settings, prefix):
-        if owner == replaced:
-            continue
-        if prefix == taken:
-            text = f"{prefix} is the prefix of tenant {owner!r}"
+    claims = AddressClaims()
+    for owner, taken in _possible_conflicts(settings, address):
+        if owner != replaced:
+            claims.add(owner, taken)
+    for owner, pair, other in claims.overlaps("", address):
+        place, taken_place = display(pair), display(other)
+        if pair[0]:
+            text = f"{place} overlaps {taken_place}, an address of tenant {owner!r}"
+            raise TenantryError(f"{text}; choose another name with --as, to get another address.")
+        if pair == other:
+            text = f"{place} is the prefix of tenant {owner!r}"
             raise TenantryError(f"{text}; choose another with --prefix.")
-        if are_nested(prefix, taken):
-            text = f"{prefix} and {taken}, the prefix of tenant {owner!r}, overlap"
-            raise TenantryError(f"{text}; choose another with --prefix.")
+        text = f"{place} and {taken_place}, the prefix of tenant {owner!r}, overlap"
+        raise TenantryError(f"{text}; choose another with --prefix.")
 
 
 def write_tenant_file(path: Path, text: str) -> None:
@@ -219,22 +240,23 @@ def write_tenant_file(path: Path, text: str) -> None:
             unfinished.unlink()
 
 
-def _possible_conflicts(settings: HostSettings, prefix: str) -> Iterator[tuple[str, str]]:
-    """Yield the names and prefixes of tenants that may have an overlapping prefix."""
+def _possible_conflicts(settings: HostSettings, address: Address) -> Iterator[tuple[str, Address]]:
+    """Yield the names and addresses of tenants that may have an overlapping address."""
     try:
         contents = [read_content(path) for path in list_tenant_files(settings.tenants_dir)]
     except OSError:
         return  # without a tenants folder, there are no tenants
     with Loader(data_dir=settings.data_dir) as loader:
         for content in contents:
-            if _may_set_prefix(content) or are_nested(prefix, f"/{content.path.stem}"):
+            if _may_overlap(content, address):
                 result = validate_file(content, settings, loader)
-                if isinstance(result, Tenant):
-                    yield result.name, result.url_prefix
-                elif not isinstance(result, DisabledTenant) and result.prefix is not None:
-                    yield result.name, result.prefix
+                if not isinstance(result, DisabledTenant) and result.address is not None:
+                    yield result.name, result.address
 
 
-def _may_set_prefix(content: FileContent) -> bool:
-    """Whether the text of a tenant file may set `URL_PREFIX`."""
-    return b"URL_PREFIX" in content.source or b"import *" in content.source
+def _may_overlap(content: FileContent, address: Address) -> bool:
+    """Whether a tenant file may set an address that overlaps `address`."""
+    if any(word in content.source for word in (b"PREFIX", b"HOSTS", b"import *")):
+        return True
+    default = f"/{content.path.stem}"
+    return any(are_nested(prefix or "/", default) for _, prefix in address.claims())

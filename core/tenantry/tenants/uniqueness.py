@@ -1,15 +1,15 @@
-"""Finds conflicts: tenants that share a secret key, a database or a prefix.
+"""Finds conflicts: tenants that share a secret key, a database or an address.
 
 The duration of a check does not depend on the number of tenants.
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tenantry.database.url import database_identity
 from tenantry.errors import Problem
-from tenantry.grammar import parent_prefixes
+from tenantry.tenants.address import Address
+from tenantry.tenants.address_claims import AddressClaims
 from tenantry.tenants.model import Tenant
 
 _Claim = bytes
@@ -19,7 +19,7 @@ of 10,000 tenants."""
 
 @dataclass(frozen=True)
 class Conflict:
-    """A claim of a tenant to a secret key, database or prefix that another tenant already has."""
+    """A claim of a tenant to a secret key, database or address that another tenant already has."""
 
     owner: str
     """Name of the tenant that already has the claimed value."""
@@ -27,13 +27,16 @@ class Conflict:
 
 
 class AcceptedTenants:
-    """The accepted tenants, with their secret keys, databases and prefixes. Not thread-safe."""
+    """The accepted tenants, with their secret keys, databases and addresses. Not thread-safe.
+
+    The host names of a tenant that is not accepted also belong to the tenant, after `hold`.
+    """
 
     def __init__(self) -> None:
         self._tenants: dict[str, Tenant] = {}
         self._owners: dict[_Claim, str] = {}
-        self._prefixes: dict[str, str] = {}  # maps a prefix to its tenant
-        self._below: dict[str, set[str]] = {}  # maps a prefix to the tenants under it
+        self._addresses = AddressClaims()
+        self._held: dict[str, Address] = {}  # the addresses of tenants that are not accepted
 
     def conflicts(self, tenant: Tenant) -> list[Conflict]:
         """Return a tenant's conflicts with accepted tenants."""
@@ -42,50 +45,49 @@ class AcceptedTenants:
             for key, claim in _claims(tenant).items()
             if (owner := self._owners.get(claim, tenant.name)) != tenant.name
         ]
-        return found + list(self._prefix_conflicts(tenant))
+        return found + [
+            Conflict(owner, Problem(tenant.file, text, key))
+            for owner, key, text in self._addresses.conflicts(tenant.name, tenant.address)
+        ]
 
     def add(self, tenant: Tenant) -> None:
         """Accept a tenant, in place of an accepted tenant with the same name."""
         self.remove(tenant.name)
         self._tenants[tenant.name] = tenant
         self._owners.update(dict.fromkeys(_claims(tenant).values(), tenant.name))
-        self._prefixes[tenant.url_prefix] = tenant.name
-        for parent in parent_prefixes(tenant.url_prefix):
-            self._below.setdefault(parent, set()).add(tenant.name)
+        self._addresses.add(tenant.name, tenant.address)
+
+    def hold(self, name: str, address: Address | None) -> None:
+        """Keep the host names of a tenant that is not accepted, unless others own them."""
+        if name in self._tenants:
+            return
+        self._release(name)
+        if address is not None and address.names:
+            self._held[name] = address
+            self._addresses.add(name, address, only_names=True)
+
+    def _release(self, name: str) -> None:
+        held = self._held.pop(name, None)
+        if held is not None:
+            self._addresses.remove(name, held)
 
     def remove(self, name: str) -> None:
         """Free the claims of the accepted tenant with this name, if any."""
+        self._release(name)
         tenant = self._tenants.pop(name, None)
         if tenant is None:
             return
+        self._addresses.remove(name, tenant.address)
         claims = set(_claims(tenant).values())
         if any(self._owners.get(claim) != name for claim in claims):
             # A link in the path of the tenant's database has changed since the call of `add`.
             claims = {claim for claim, owner in self._owners.items() if owner == name}
         for claim in claims:
             del self._owners[claim]
-        del self._prefixes[tenant.url_prefix]
-        for parent in parent_prefixes(tenant.url_prefix):
-            names = self._below[parent]
-            names.discard(name)
-            if not names:
-                del self._below[parent]
 
-    def is_free(self, prefix: str) -> bool:
-        """Whether no accepted tenant has `prefix`, or a prefix above or below it."""
-        return next(self._overlapping(prefix), None) is None
-
-    def _overlapping(self, prefix: str) -> Iterator[str]:
-        for path in (prefix, *parent_prefixes(prefix)):
-            if path in self._prefixes:
-                yield self._prefixes[path]
-        yield from sorted(self._below.get(prefix, ()))
-
-    def _prefix_conflicts(self, tenant: Tenant) -> Iterator[Conflict]:
-        for owner in self._overlapping(tenant.url_prefix):
-            if owner != tenant.name:
-                text = prefix_conflict(tenant.url_prefix, self._tenants[owner].url_prefix, owner)
-                yield Conflict(owner, Problem(tenant.file, text, "URL_PREFIX"))
+    def free_part(self, name: str, address: Address | None) -> Address | None:
+        """Return the part of a tenant's address that no other tenant has, or None."""
+        return None if address is None else self._addresses.free_part(name, address)
 
     def _text(self, key: str, claim: _Claim, owner: str) -> str:
         if key == "DATABASE_URI":
@@ -103,20 +105,6 @@ class AcceptedTenants:
                 f"own key or, if {owner!r} copied it, remove it there."
             )
         return f"{text}; remove it from the file that copied it."
-
-
-def prefix_conflict(prefix: str, other: str, owner: str) -> str:
-    """Return why a tenant cannot have `prefix` while the tenant `owner` has the prefix `other`."""
-    if prefix == other:
-        return (
-            f"{prefix} is also the prefix of tenant {owner!r}; choose another. To swap the "
-            "prefixes of two tenants, first save one of their files with a free prefix."
-        )
-    relation = "is inside" if prefix.startswith(f"{other}/") else "contains"
-    return (
-        f"{prefix} {relation} {other} of tenant {owner!r}, so browsers would send the cookies of "
-        "the outer tenant to the inner one; choose another."
-    )
 
 
 def _claims(tenant: Tenant) -> dict[str, _Claim]:

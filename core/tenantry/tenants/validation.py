@@ -3,8 +3,10 @@
 The module `uniqueness` compares the tenants with each other.
 """
 
+import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,19 @@ from tenantry.errors import (
     TenantFileError,
     TenantFileTimeoutError,
 )
-from tenantry.grammar import check_tenant_name, check_url_prefix
+from tenantry.grammar import (
+    check_named_prefix,
+    check_own_host_name,
+    check_tenant_name,
+    check_url_prefix,
+    host_name,
+)
 from tenantry.observability.redaction import redact, redact_value, secrets_in
-from tenantry.settings import HostSettings
+from tenantry.settings import HostSettings, environment_variable
+from tenantry.tenants.address import Address
 from tenantry.tenants.file import FileContent, display_path, printable
 from tenantry.tenants.loader import RUN_TIMEOUT_S, LoadedFile, Loader
-from tenantry.tenants.model import BLUEPRINTS_LIMIT, KEYS, Tenant
+from tenantry.tenants.model import BLUEPRINTS_LIMIT, DEFAULTS, KEYS, Tenant
 from tenantry.tenants.problems import invalid_value, unknown_keys, unsafe_keys
 
 _EXAMPLES = {info.alias: info.examples for info in Tenant.model_fields.values() if info.alias}
@@ -40,18 +49,27 @@ _NO_FIELDS: set[str] = set()
 set."""
 
 
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""A label that every DNS server and certificate authority accepts, without underscores."""
+
+
 @dataclass(frozen=True)
 class RejectedTenant:
     """A tenant file that is not served, with all its problems."""
 
     name: str
-    prefix: str | None
-    """The prefix of the rejected tenant, or None if a served tenant has an overlapping prefix."""
+    address: Address | None
+    """The address of the rejected tenant, or None if it is unknown or belongs to another tenant."""
     problems: tuple[Problem, ...]
     digest: str = ""
     """SHA-256 of the rejected file's content."""
     has_timed_out: bool = False
     """Whether the file exceeded its time limit. With more time, the file might finish."""
+
+    @property
+    def prefix(self) -> str | None:
+        """The prefix of the address, or None."""
+        return None if self.address is None else self.address.prefix
 
     @property
     def reason(self) -> str:
@@ -66,13 +84,18 @@ class DisabledTenant:
     name: str
     file: str
     """The path of the tenant file, for messages."""
-    prefix: str | None
-    """The prefix of the disabled tenant, or None if it is unknown."""
+    address: Address | None
+    """The address of the disabled tenant, or None if it is unknown."""
     endpoints: tuple[str, ...]
     """The endpoints that the tenant file names, including endpoints that do not exist."""
     problems: tuple[Problem, ...] = ()
     """The problems to fix before the tenant can be enabled."""
     digest: str = ""
+
+    @property
+    def prefix(self) -> str | None:
+        """The prefix of the address, or None."""
+        return None if self.address is None else self.address.prefix
 
 
 ValidationResult = Tenant | RejectedTenant | DisabledTenant
@@ -94,8 +117,8 @@ def validate_file(
         kind = type(error).__name__
         text = f"cannot be validated ({kind}). This is an error in Tenantry; please report it."
         problems = (Problem(display_path(path), text),)
-    name, prefix = printable(path.stem), _prefix(path.stem, {})
-    return RejectedTenant(name, prefix, problems, content.digest, has_timed_out)
+    name, address = printable(path.stem), _address(path.stem, {})
+    return RejectedTenant(name, address, problems, content.digest, has_timed_out)
 
 
 def load_content(
@@ -124,17 +147,17 @@ def _result(loaded: LoadedFile, settings: HostSettings) -> ValidationResult:
             return tenant
     except TenantFileError as error:
         problems = error.problems
-    prefix = _prefix(loaded.name, loaded.values)
+    address = _address(loaded.name, loaded.values, settings.host_pattern)
     if loaded.values.get("ENABLED") is False:
         return DisabledTenant(
             name=loaded.name,
             file=loaded.file,
-            prefix=prefix,
+            address=address,
             endpoints=tuple(item for item in _blueprints(loaded.values) if isinstance(item, str)),
             problems=problems,
             digest=loaded.digest,
         )
-    return RejectedTenant(loaded.name, prefix, problems, loaded.digest)
+    return RejectedTenant(loaded.name, address, problems, loaded.digest)
 
 
 def validate_loaded(loaded: LoadedFile, settings: HostSettings) -> Tenant:
@@ -155,7 +178,9 @@ def validate_loaded(loaded: LoadedFile, settings: HostSettings) -> Tenant:
             data_dir=settings.data_dir,
             app_dir=settings.app_dir,
             secrets=loaded.secrets,
+            host_pattern=settings.host_pattern,
         )
+        problems += _names_of_the_host(tenant, settings)
     except TenantFileError as error:
         # A key whose value is not plain data already has a problem, so the key is not also reported
         # as missing.
@@ -182,6 +207,7 @@ def parse_tenant(
     app_dir: Path | None = None,
     secrets: Collection[str] = (),
     is_development: bool = False,
+    host_pattern: str | None = None,
 ) -> Tenant:
     """Validate the values that a tenant file sets, without checking whether the endpoints exist.
 
@@ -194,6 +220,7 @@ def parse_tenant(
         app_dir: the host's `APP_DIR`; the current folder if None.
         secrets: the secrets that `secret()` returned to the file.
         is_development: whether to allow `DEBUG` and `TESTING`.
+        host_pattern: the host's `HOST_PATTERN`.
 
     Raises:
         TenantFileError: a key has a problem. The error contains all problems, in the order of the
@@ -209,6 +236,11 @@ def parse_tenant(
     except ValueError as error:
         problems.append(Problem(file, f"{error}; rename the file."))
         prefix = "/a"  # a valid prefix prevents a second problem with the name
+    hosts: list[str] = []
+    try:
+        hosts = pattern_hosts(name, values, host_pattern)
+    except ValueError as error:
+        problems.append(Problem(file, str(error)))
     fields = {
         "name": name,
         "file": file,
@@ -217,7 +249,8 @@ def parse_tenant(
         "keys_with_secrets": _keys_with_secrets(values, secrets),
         "keys_set": tuple(map(sys.intern, values)),
         "APP_NAME": name,
-        "URL_PREFIX": prefix,
+        "HOSTS": hosts,
+        "URL_PREFIX": "/" if hosts or values.get("HOSTS") else prefix,
         "DATABASE_URI": default_database_url(data_dir, name),
         "APP_DIR": str((app_dir or Path()).absolute()),
     }
@@ -247,29 +280,79 @@ def _keys_with_secrets(values: Mapping[str, Any], secrets: Collection[str]) -> t
 
 
 def _compact(tenant: Tenant) -> Tenant:
-    """Return an equal tenant that takes half the memory (1.3 KiB).
+    """Return a tenant with the same content that takes half the memory (1.3 KiB).
 
     A process can hold 10,000 tenants. pydantic keeps a dict and a set of fields on each object. If
-    the attributes are set one by one instead, all tenants share the attribute names in memory.
+    the attributes are set one by one instead, all tenants share the attribute names in memory. This
+    holds for up to 29 names (CPython 3.11), so attributes with their defaults are not set.
     """
     compact = Tenant.__new__(Tenant)
     for field, value in vars(tenant).items():
+        if field in DEFAULTS and value is DEFAULTS[field]:
+            continue
         object.__setattr__(compact, field, _NO_ENTRIES if value == {} else value)
     for slot, value in (("fields_set", _NO_FIELDS), ("extra", None), ("private", None)):
         object.__setattr__(compact, f"__pydantic_{slot}__", value)
     return compact
 
 
-def _prefix(name: str, values: Mapping[str, Any]) -> str | None:
-    """Return the prefix of a tenant file that is not served, or None if it is unknown."""
-    for prefix in (values.get("URL_PREFIX"), f"/{name}"):
-        try:
-            if isinstance(prefix, str):
-                check_tenant_name(name)
-                return check_url_prefix(prefix)
-        except ValueError:
-            continue
-    return None
+def pattern_hosts(name: str, values: Mapping[str, Any], pattern: str | None) -> list[str]:
+    """Return the host name that the host's `HOST_PATTERN` gives to a tenant, if any.
+
+    Raises:
+        ValueError: the tenant's name cannot be part of a host name.
+    """
+    if pattern is None or "HOSTS" in values or "URL_PREFIX" in values:
+        return []
+    label = pattern.partition(".")[0].replace("{name}", name)
+    if not _DNS_LABEL.fullmatch(label):
+        raise ValueError(
+            f"{label!r} in the host's TENANTRY_HOST_PATTERN is not a valid label of a host name; "
+            "set 'HOSTS'."
+        )
+    return [pattern.replace("{name}", name)]
+
+
+def _names_of_the_host(tenant: Tenant, settings: HostSettings) -> Iterator[Problem]:
+    """Yield a problem for each host name of a tenant that belongs to the host."""
+    for setting in ("trusted_hosts", "admin_hosts"):
+        reserved = {host_name(name) for name in getattr(settings, setting)}
+        for key, names in (("HOSTS", tenant.hosts), ("OLD_HOSTS", tenant.old_hosts)):
+            for place, name in enumerate(names):
+                if name in reserved:
+                    text = f"{name} belongs to the host; remove it here or in "
+                    variable = environment_variable(setting)
+                    yield Problem(tenant.file, f"{text}{variable}.", f"{key}[{place}]")
+
+
+def _address(name: str, values: Mapping[str, Any], pattern: str | None = None) -> Address | None:
+    """Return the address of a tenant file that is not served, or None if it is unknown.
+
+    Invalid parts of the address are left out.
+    """
+    try:
+        check_tenant_name(name)
+        default_hosts = pattern_hosts(name, values, pattern)
+    except ValueError:
+        return None
+    hosts = _valid(values.get("HOSTS", default_hosts), check_own_host_name)
+    check, default = (check_named_prefix, "/") if hosts else (check_url_prefix, f"/{name}")
+    prefixes = _valid([values.get("URL_PREFIX"), default], check)
+    if not prefixes:
+        return None
+    old_hosts = _valid(values.get("OLD_HOSTS"), check_own_host_name) if hosts else ()
+    old_prefixes = _valid(values.get("OLD_PREFIXES"), check_url_prefix)
+    return Address(prefixes[0], hosts, old_hosts, old_prefixes)
+
+
+def _valid(values: object, check: Callable[[str], str]) -> tuple[str, ...]:
+    """Return the valid items of a list."""
+    found: list[str] = []
+    for value in values if isinstance(values, list | tuple) else ():
+        with suppress(ValueError):
+            if isinstance(value, str):
+                found.append(check(value))
+    return tuple(dict.fromkeys(found))
 
 
 def _blueprints(values: Mapping[str, Any]) -> Sequence[object]:
