@@ -97,7 +97,7 @@ def test_a_process_that_keeps_the_lock_delays_one_request(
     monkeypatch.setattr(rate_files, "LOCK_WAIT_S", 0.05)
     monkeypatch.setattr(rate_files, "LOCK_PAUSE_S", 60.0)
     storage = HostStorage(tmp_path)
-    _admitted(storage)
+    _admitted(storage, requests=1)
     (path,) = tmp_path.iterdir()
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -105,8 +105,24 @@ def test_a_process_that_keeps_the_lock_delays_one_request(
         second = _seconds(lambda: storage.hit("acme", RATE))
         globex = _admitted(storage, "globex")
 
-    assert (3, 2, 0) == (globex, storage.unanswered_total, _admitted(storage))
+    assert (3, 2, 2) == (globex, storage.unanswered_total, _admitted(storage))
     assert second < 0.05 <= first
+
+
+def test_a_full_window_refuses_without_the_lock(tmp_path: Path) -> None:
+    """While a rate is exceeded, a request is refused even if another process keeps the lock."""
+    now_s = 1000.0
+    storage = HostStorage(tmp_path, clock=lambda: now_s)
+    _admitted(storage)
+    (path,) = tmp_path.iterdir()
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        now_s += 10
+        [refused] = storage.hit("acme", RATE) or []
+    now_s += RATE[0].get_expiry()
+
+    assert (False, 3, RATE[0].get_expiry() - 10) == (refused[0], refused[1], refused[4])
+    assert (0, 3) == (storage.unanswered_total, _admitted(storage))
 
 
 def _seconds(act: Callable[[], object]) -> float:

@@ -25,7 +25,7 @@ import struct
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -104,6 +104,8 @@ class HostStorage:
         """
         while True:
             file = self._file_of(tenant, rates)
+            if (refusal := file.known_refusal(self._now_ns())) is not None:
+                return [refusal]
             if not file.acquire():
                 self.unanswered_total += 1
                 return None
@@ -112,9 +114,12 @@ class HostStorage:
                     with self._lock:
                         self._files.pop((tenant, rates), None)
                     continue
-                return _count(file.pages, int(self._clock() * _NS))
+                return file.count(self._now_ns())
             finally:
                 file.release()
+
+    def _now_ns(self) -> int:
+        return int(self._clock() * _NS)
 
     def _file_of(self, tenant: str, rates: Rates) -> "_RateFile":
         key = tenant, rates
@@ -145,9 +150,10 @@ class _RateFile:
         # processes.
         self._lock = threading.Lock()
         self._pause_until = 0.0
+        self._full = (0, 0, 0)  # the end of a full window in nanoseconds, its limit and its length
         size_bytes = len(rates) * _PAGE_BYTES
         self._memory = memoryview(mmap.mmap(fd, size_bytes))
-        self.pages = [
+        self._pages = [
             _RatePage(self._memory[start : start + _PAGE_BYTES], rate)
             for start, rate in zip(range(0, size_bytes, _PAGE_BYTES), rates, strict=True)
         ]
@@ -178,6 +184,32 @@ class _RateFile:
             time.sleep(POLL_S)
         self._pause_until = time.monotonic() + LOCK_PAUSE_S
         return False
+
+    def known_refusal(self, now_ns: int) -> RateCount | None:
+        """Return the count of a rate that is known to be exceeded, without locking the file.
+
+        While a window is full, no process admits a request before the oldest entry expires.
+        """
+        until_ns, limit, window_s = self._full
+        if now_ns >= until_ns or self.is_deleted:
+            return None
+        return RateCount(False, limit, window_s, 0, (until_ns - now_ns) / _NS)
+
+    def count(self, now_ns: int) -> list[RateCount]:
+        """Count a request if it fits all rates. The caller has locked the file."""
+        used = []
+        for page in self._pages:
+            used.append(page.look(now_ns))
+            if used[-1] >= page.limit:
+                wait_s = page.wait_s(now_ns)
+                self._full = now_ns + int(wait_s * _NS), page.limit, page.window_s
+                return [RateCount(False, page.limit, page.window_s, 0, wait_s)]
+        for page in self._pages:
+            page.add(now_ns)
+        return [
+            RateCount(True, page.limit, page.window_s, page.limit - number - 1, page.wait_s(now_ns))
+            for page, number in zip(self._pages, used, strict=True)
+        ]
 
     def release(self) -> None:
         """Unlock the file."""
@@ -253,20 +285,6 @@ def delete_counts(folder: Path, tenant: str) -> None:
         with suppress(OSError), path.open("r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _delete(file, path)
-
-
-def _count(pages: Sequence[_RatePage], now_ns: int) -> list[RateCount]:
-    used = []
-    for page in pages:
-        used.append(page.look(now_ns))
-        if used[-1] >= page.limit:
-            return [RateCount(False, page.limit, page.window_s, 0, page.wait_s(now_ns))]
-    for page in pages:
-        page.add(now_ns)
-    return [
-        RateCount(True, page.limit, page.window_s, page.limit - number - 1, page.wait_s(now_ns))
-        for page, number in zip(pages, used, strict=True)
-    ]
 
 
 def _open(folder: Path | None, tenant: str, rates: Rates) -> _RateFile:
