@@ -242,7 +242,8 @@ def databases(config: Config) -> Iterator[tuple[str, Identity]]:
     The identity of a file is its device and inode. The identity of a database on a server consists
     of the server's address, the database name and the schema.
     """
-    for key, text, _ in _texts(config):
+    # The tenant file's key comes first, because Tenantry sets `SQLALCHEMY_DATABASE_URI` from it.
+    for key, text, _ in sorted(_texts(config), key=lambda found: found[0] != "DATABASE_URI"):
         # Celery puts `db+` in front of SQLAlchemy URLs.
         url = re.sub(r"^(?:db\+)?postgres:", "postgresql:", text).removeprefix("db+")
         scheme, separator, _ = url.partition("://")
