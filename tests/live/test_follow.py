@@ -359,7 +359,7 @@ def test_a_replacement_worker_gives_no_prefix_to_another_tenant(site: Site) -> N
 
 @pytest.mark.parametrize("means", ["kill -9", "HUP"])
 def test_a_worker_is_replaced_while_a_file_is_broken(site: Site, means: str) -> None:
-    """If a worker dies while a tenant file is broken, the new worker serves the last good version."""
+    """If a file is broken when a worker dies, the next worker serves the last good version."""
     path = site.write("broken", 1)
     record = path.parent.parent / "instance/.last_good/broken.py"
     site.wait_for("broken", 1)
