@@ -129,8 +129,16 @@ def _signing_keys(audited: AuditedTenant) -> Iterator[tuple[str, object]]:
 
 def _folder_identities(audited: AuditedTenant, data_dir: Path) -> Iterator[tuple[str, object]]:
     yield f"<data>/{audited.name}", file_identity(data_dir / audited.name)
-    for key, path in folders(audited.app.config):
+    for key, path in _outer_folders(audited, data_dir):
         yield key, file_identity(path)
+
+
+def _outer_folders(audited: AuditedTenant, data_dir: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the folders of a configuration that are not in the tenant's own data folder."""
+    own = os.path.realpath(data_dir / audited.name)
+    for key, path in folders(audited.app.config):
+        if not Path(os.path.realpath(path)).is_relative_to(own):
+            yield key, path
 
 
 def _client_keys(audited: AuditedTenant) -> Iterator[tuple[str, object]]:
@@ -221,7 +229,7 @@ def _require_different_claims(first: OpenId, second: OpenId) -> bool:
 def _foreign_folders(tenants: Sequence[AuditedTenant], data_dir: Path) -> Iterator[Finding]:
     owners = {os.path.realpath(data_dir / audited.name): audited.name for audited in tenants}
     for audited in tenants:
-        for key, path in folders(audited.app.config):
+        for key, path in _outer_folders(audited, data_dir):
             real_path = Path(os.path.realpath(path))
             for folder in (real_path, *real_path.parents):
                 owner = owners.get(str(folder), audited.name)
