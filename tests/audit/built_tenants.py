@@ -1,7 +1,5 @@
 """Tests of the audit use this module to build tenants in a host."""
 
-from multiprocessing import Value
-
 from flask import Flask
 
 from conftest import KEY
@@ -9,9 +7,6 @@ from tenantry.audit.finding import AuditedTenant
 from tenantry.host import Host
 from tenantry.tenants.model import Tenant
 from tenantry.tenants.validation import parse_tenant
-
-# Werkzeug's debugger creates a global object, which must not look like a leak of a test.
-Value("B")
 
 
 def make_tenant(host: Host, name: str, **keys: object) -> Tenant:

@@ -84,6 +84,7 @@ held = {
     "instance": object.__new__(Bad),
     "proxy": LocalProxy(woken),
     "weak": weakref.proxy(target),
+    "keys": type("Keys", (), {1: hostile, (2,): hostile}),
     1: hostile,
 }
 

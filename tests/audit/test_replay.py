@@ -1,13 +1,22 @@
 """No tenant accepts another tenant's sessions, tokens or client keys."""
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from built_tenants import build, make_tenant
 
 import leaks
 from conftest import KEY
-from tenantry.audit.replay import ReplayResult, prepare_for_audit, replay, replay_findings
+from servers import DEADLINE_S
+from tenantry.audit.replay import (
+    ReplayResult,
+    _Target,
+    prepare_for_audit,
+    replay,
+    replay_findings,
+)
 from tenantry.host import Host
 from tenantry.middleware.authentication import Authentication
 from tenantry.tenants.clients import hash_client_key
@@ -134,3 +143,30 @@ def test_a_tenant_that_answers_too_early_is_unproven(
     result = replay(build(host, (limited, key), make_authenticated("globex")))
 
     assert {"acme": "it answers 503 before it checks a client key"} == result.unproven
+
+
+def test_an_app_that_blocks_is_unproven(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that answers no request does not stop the audit of the other tenants."""
+    released = threading.Event()
+    tenants = build(host, *[(make_tenant(host, name), "") for name in ("acme", "globex")])
+    tenants[0].app.before_request_funcs[None] = [lambda: released.wait(DEADLINE_S) and None]
+    monkeypatch.setattr("tenantry.audit.replay.ANSWER_S", 0.5)
+
+    result = replay(tenants)
+
+    released.set()
+    assert {"acme": "it does not answer within 0.5 s"} == result.unproven
+
+
+def test_ninety_foreign_client_keys_prove_something(
+    make_authenticated: MakeAuthenticated, host: Host
+) -> None:
+    """The host's limit of failed attempts does not end the replay of many tenants' keys."""
+    tenant, key = make_authenticated("acme")
+    tenants = build(host, (tenant, key))
+    others = [replace(tenants[0], client_key=f"{number:032d}") for number in range(90)]
+
+    target = _Target(tenants[0], "localhost", None)
+
+    assert [] == target._accepted_keys(others)
+    assert "" == target.problem

@@ -22,10 +22,7 @@ from typing import Any, cast
 from tenantry.audit.process_snapshot import ProcessSnapshot
 from tenantry.audit.raw_access import (
     class_namespace,
-    full_name,
-    instance_size,
     is_a,
-    module_name,
     mro,
     namespace_of,
     own_dict,
@@ -49,11 +46,6 @@ MAX_OBJECTS = 2_000_000
 """Maximum number of objects in the graph of one app, which takes about 5 s to build."""
 
 _LRU_CACHE = type(functools.lru_cache(bool))
-_LOCKS = frozenset({"_thread.lock", "_thread.RLock"})
-
-
-class _Empty:
-    pass
 
 
 class ObjectGraph:
@@ -136,9 +128,7 @@ class ObjectGraph:
             self.modules.add(snapshot.modules[key])
         elif kind == "function":
             self.mutable.update(id(cell) for cell in _rebound_cells(thing, snapshot))
-        elif kind == "mutable" and not (
-            _is_own_namespace(thing, parent, snapshot) or _is_sentinel(thing, snapshot)
-        ):
+        elif kind == "mutable" and not _is_own_namespace(thing, parent, snapshot):
             self.mutable.add(key)
             if snapshot.is_store(thing):
                 self.stores.append(thing)
@@ -176,7 +166,8 @@ def _class_members(class_: object, snapshot: ProcessSnapshot) -> list[object]:
     members = [
         value
         for name, value in class_namespace(class_).items()
-        if name not in _NO_STATE and (not name.startswith("__") or _is_own(value, snapshot))
+        if name not in _NO_STATE
+        and (not text_of(name).startswith("__") or _is_own(value, snapshot))
     ]
     members += mro(class_)[1:]  # type: ignore[arg-type]
     if not any(_is_own(value, snapshot) for value in members):
@@ -216,18 +207,6 @@ def _is_own_namespace(thing: object, parent: object, snapshot: ProcessSnapshot) 
     if kind == "function" or is_a(parent, functools.partial):
         return True
     return kind == "wrapper" and type(thing) is dict and own_dict(parent) is thing
-
-
-def _is_sentinel(thing: object, snapshot: ProcessSnapshot) -> bool:
-    """Whether an object is a stateless instance of a library class, such as Jinja's `missing`."""
-    type_ = type(thing)
-    module = module_name(type_)
-    if module == "builtins" or snapshot.is_tenant_code(module) or full_name(type_) in _LOCKS:
-        return False
-    if instance_size(type_) > _Empty.__basicsize__:  # instances of the type have slots or a buffer
-        return False
-    referents = gc.get_referents(thing)
-    return len(referents) == 1 and referents[0] is type_
 
 
 def _rebound_cells(function: Any, snapshot: ProcessSnapshot) -> list[object]:

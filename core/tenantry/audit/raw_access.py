@@ -13,7 +13,6 @@ from typing import cast
 _LRU_CACHE = type(functools.lru_cache(bool))
 
 _type_dict = type.__dict__["__dict__"].__get__
-_type_size = type.__dict__["__basicsize__"].__get__
 _type_mro = type.__dict__["__mro__"].__get__
 _type_module = type.__dict__["__module__"].__get__
 _type_qualname = type.__dict__["__qualname__"].__get__
@@ -78,11 +77,6 @@ def qualified_name(thing: object) -> str:
 def full_name(class_: type) -> str:
     """Return the name of a class with its module, such as `collections.OrderedDict`."""
     return f"{module_name(class_)}.{text_of(_type_qualname(class_))}"
-
-
-def instance_size(class_: type) -> int:
-    """Return the size of an instance in bytes, without `__dict__` and without items."""
-    return int(_type_size(class_))
 
 
 def text_of(value: object) -> str:

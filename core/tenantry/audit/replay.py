@@ -17,7 +17,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flask import flash, request_started, session
 from itsdangerous import BadData
@@ -35,8 +36,8 @@ from tenantry.tenants.model import Tenant
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
-ANSWER_S = 10.0
-"""Seconds after which the audit no longer waits for the answer of an app."""
+ANSWER_S = 30.0
+"""Seconds after which the audit no longer waits for the answers of an app."""
 
 FLASK_SESSION = "flask_session.base.ServerSideSessionInterface"
 
@@ -50,6 +51,8 @@ _CLIENT_KEY = "client key"
 
 _EARLY_STATUSES = frozenset({"429", "503"})
 """Status codes with which the host also refuses a request with a valid client key."""
+
+T = TypeVar("T")
 
 _Cookies = tuple[tuple[str, str], ...]
 
@@ -92,6 +95,15 @@ class _Issued:
     """Why the app could not store a session, or empty."""
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """What a tenant accepts."""
+
+    accepted: list[Acceptance]
+    is_open: bool
+    """Whether the tenant admits a request without a key, although it requires one."""
+
+
 def prepare_for_audit(tenant: Tenant) -> tuple[Tenant, str]:
     """Return a copy of a tenant for the audit, and the key of a client that the copy accepts.
 
@@ -125,20 +137,19 @@ def replay(
     host_name = next(iter(trusted_hosts), "localhost")
     with _refusals_not_logged():
         targets = [_Target(audited, host_name, files) for audited in tenants]
-        issued = [target.issue() for target in targets]
+        issued = [target.in_time(target.issue) for target in targets]
         for target, own in zip(targets, issued, strict=True):
-            others = [values for values in issued if values is not own]
-            reason = target.why_own_is_rejected(own)
+            others = [values for values in issued if values is not None and values is not own]
             result.pair_count += len(others)
-            result.accepted += target.accepted(others)
-            if target.is_authenticated:
-                result.accepted += target.accepted_keys(tenants)
-                if target.admits(key=""):
-                    result.unauthenticated.append(target.name)
-            if reason or target.problem:
-                result.unproven[target.name] = reason or target.problem
+            if own is not None:
+                trial = target.in_time(partial(target.tried, own, others, tenants))
+                result.accepted += [] if trial is None else trial.accepted
+                result.unauthenticated += [target.name] if trial and trial.is_open else []
+            if target.problem:
+                result.unproven[target.name] = target.problem
         for target, own in zip(targets, issued, strict=True):
-            target.forget(own)
+            if own is not None:
+                target.in_time(partial(target.forget, own))
     return result
 
 
@@ -213,9 +224,10 @@ class _Target:
     def __init__(self, audited: AuditedTenant, host_name: str, files: WrittenFiles | None) -> None:
         self.name = audited.name
         self._files = files
-        self.is_authenticated = bool(audited.tenant.clients or audited.tenant.oidc)
+        self._is_authenticated = bool(audited.tenant.clients or audited.tenant.oidc)
         self.problem = ""
         """Why answers of the tenant prove nothing, or empty."""
+        self._attempts = 0
         self._audited = audited
         self._app = audited.app
         self._cookie_name = str(audited.app.config["SESSION_COOKIE_NAME"])
@@ -228,6 +240,22 @@ class _Target:
         self._app_environ = self._host_environ | {
             "SCRIPT_NAME": prefix, "PATH_INFO": _PAGE, HEAD_CHECKED_FOR: audited.name,
         }  # fmt: skip
+
+    def in_time(self, work: Callable[[], T]) -> T | None:
+        """Do work with the app in a thread of its own, because an app may block forever.
+
+        If the app does not end the work in time, set `problem` and return None.
+        """
+        no_answer = f"it does not answer within {ANSWER_S:g} s"
+        results: list[T] = []
+        if self.problem != no_answer:
+            thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+            with nullcontext() if self._files is None else self._files.of(self.name):
+                thread.start()
+                thread.join(ANSWER_S)
+            if not results:
+                self.problem = no_answer
+        return next(iter(results), None)
 
     def issue(self) -> _Issued:
         """Let the app store a session and sign a token, and return both."""
@@ -248,35 +276,46 @@ class _Target:
             failure = "its app sets no session cookie"
         return _Issued(self.name, cookies, found, token, failure)
 
+    def tried(
+        self, own: _Issued, others: Sequence[_Issued], tenants: Sequence[AuditedTenant]
+    ) -> _Trial:
+        """Try the values of the tenant itself, and of all other tenants."""
+        if reason := self._why_own_is_rejected(own):
+            self.problem = reason
+        accepted = self._accepted(others)
+        if self._is_authenticated:
+            accepted += self._accepted_keys(tenants)
+        return _Trial(accepted, is_open=self._is_authenticated and self._admits(key=""))
+
     def forget(self, own: _Issued) -> None:
         """Let the app remove the session that `issue` has stored."""
         if own.session_cookie:
             self._request(self._cookie_header(own), lambda: session.clear())  # noqa: PLW0108 - a proxy
 
-    def why_own_is_rejected(self, own: _Issued) -> str:
+    def _why_own_is_rejected(self, own: _Issued) -> str:
         """Return why the tenant rejects its own client key, session, flash message or token.
 
         If the tenant accepts all of them, the result is empty.
         """
         own_key = self._audited.client_key
-        if own_key and not self.admits(own_key):
+        if own_key and not self._admits(own_key):
             return self.problem or "it rejects its own client key"
         if own.failure:
             return own.failure
-        found = {item.kind for item in self.accepted([own])}
+        found = {item.kind for item in self._accepted([own])}
         wanted = _SIGNED_KINDS if own.session_cookie else ["token"]
         missing = [_SIGNED_KINDS[kind] for kind in wanted if kind not in found]
         return f"it rejects its own {missing[0]}" if missing else ""
 
-    def accepted_keys(self, tenants: Sequence[AuditedTenant]) -> list[Acceptance]:
+    def _accepted_keys(self, tenants: Sequence[AuditedTenant]) -> list[Acceptance]:
         """Return the client keys of other tenants that the tenant accepts."""
         return [
             Acceptance(_CLIENT_KEY, source.name, self.name)
             for source in tenants
-            if source is not self._audited and source.client_key and self.admits(source.client_key)
+            if source is not self._audited and source.client_key and self._admits(source.client_key)
         ]
 
-    def admits(self, key: str) -> bool:
+    def _admits(self, key: str) -> bool:
         """Whether a request with the client key reaches the app. An empty text means no key."""
         is_reached = False
 
@@ -284,13 +323,17 @@ class _Target:
             nonlocal is_reached
             is_reached = True
 
+        # Each attempt has an address of its own (RFC 3849), so that the host does not answer 429 to
+        # an address with many failed attempts.
+        self._attempts += 1
+        environ = self._host_environ | {"REMOTE_ADDR": f"2001:db8:{self._attempts:x}::1"}
         with request_started.connected_to(note_reached, self._app):
-            answer = self._send(self._audited.wsgi, self._host_environ | _key_header(key))
+            answer = _answer(self._audited.wsgi, environ | _key_header(key))
         if not is_reached and answer.status in _EARLY_STATUSES:
             self.problem = f"it answers {answer.status} before it checks a client key"
         return is_reached
 
-    def accepted(self, values: Sequence[_Issued]) -> list[Acceptance]:
+    def _accepted(self, values: Sequence[_Issued]) -> list[Acceptance]:
         """Return the sessions, flash messages and tokens that the app accepts.
 
         The request carries the cookies of `values[0]`. While the app handles this request, the app
@@ -324,9 +367,9 @@ class _Target:
 
         environ = self._host_environ | cookies | _key_header(self._audited.client_key)
         with request_started.connected_to(do_work, self._app):
-            answer = self._send(self._audited.wsgi, environ)
+            answer = _answer(self._audited.wsgi, environ)
             if not is_reached:  # the host requires an OIDC token
-                answer = self._send(self._app.wsgi_app, self._app_environ | cookies)
+                answer = _answer(self._app.wsgi_app, self._app_environ | cookies)
         return answer.cookies
 
     def _cookie_header(self, values: _Issued) -> dict[str, str]:
@@ -345,23 +388,6 @@ class _Target:
                 kinds.append("token")
         return [Acceptance(kind, values.tenant, self.name) for kind in kinds]
 
-    def _send(self, wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> "_Answer":
-        """Send a request in a thread of its own, because an app may block forever."""
-        no_answer = f"it does not answer within {ANSWER_S:g} s"
-        if self.problem == no_answer:
-            return _Answer()
-        answers: list[_Answer] = []
-        thread = threading.Thread(
-            target=lambda: answers.append(_answer(wsgi, environ)), daemon=True
-        )
-        with nullcontext() if self._files is None else self._files.of(self.name):
-            thread.start()
-            thread.join(ANSWER_S)
-        if not answers:
-            self.problem = no_answer
-            return _Answer()
-        return answers[0]
-
 
 class _Answer(NamedTuple):
     """The answer to a request. The status is empty if the app raises an exception."""
@@ -377,7 +403,7 @@ def _key_header(key: str) -> dict[str, str]:
 def _answer(wsgi: "WSGIApplication", environ: "WSGIEnvironment") -> _Answer:
     try:
         _, status, headers = run_wsgi_app(wsgi, environ, buffered=True)
-    except Exception:  # an app may raise any exception
+    except BaseException:
         logging.getLogger(__name__).debug("replay.failed", exc_info=True)
         return _Answer()
     pairs = [header.partition(";")[0].partition("=") for header in headers.getlist("Set-Cookie")]

@@ -26,7 +26,6 @@ from tenantry.audit.raw_access import class_namespace, full_name, module_name, m
 MAY_BE_SHARED: Mapping[str, str] = {
     "logging.Logger": "loggers are global by name; their handlers are checked separately",
     "blinker.base.Signal": "signals are global; their receivers are checked separately",
-    "blinker.base.Namespace": "a namespace only contains signals, which are global",
     "os._Environ": "the environment is global; the source scan finds code that changes it",
     "sqlalchemy.orm.base.InspectionAttr": "part of the mapping of a table. A "
     "mapping holds no rows and no connection, and a mapping for each tenant would cost 171 KB "
@@ -37,7 +36,6 @@ MAY_BE_SHARED: Mapping[str, str] = {
     "sqlalchemy.sql.schema.MetaData": "the descriptions of tables",
     "sqlalchemy.sql.elements.ClauseElement": "a column or a statement, without values or rows",
     "sqlalchemy.sql.type_api.TypeEngine": "the type of a column",
-    "sqlalchemy.sql.functions._FunctionGenerator": "`func` does not keep the SQL functions",
     "sqlalchemy.event.attr._ClsLevelDispatch": "SQLAlchemy's listeners of a whole class",
     "tenantry.database.budget.ConnectionBudget": "limits the connections of all tenants",
     "tenantry.files.memory_budget.MemoryBudget": "limits the memory of all tenants",
