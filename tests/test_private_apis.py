@@ -20,6 +20,7 @@ from marshmallow import class_registry
 from packaging.requirements import Requirement
 from sqlalchemy.dialects import plugins
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm.clsregistry import _class_resolver
 from sqlalchemy.pool import NullPool, Pool
 from werkzeug.routing import Map, Rule
 from werkzeug.sansio.multipart import MultipartDecoder
@@ -83,6 +84,10 @@ PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
     "dialects.plugins": (
         "sqlalchemy", "database.engine_plugin registers the plugin of Flask-SQLAlchemy's engine",
         lambda: plugins.register,
+    ),
+    "_class_resolver._access_cls": (
+        "sqlalchemy", "endpoints.mapped_classes resolves plain paths of mapped classes in it",
+        lambda: _class_resolver._access_cls,
     ),
     "DBAPIError.statement": (
         "sqlalchemy", "migrations.guard takes an error without a statement for a rejected COMMIT",

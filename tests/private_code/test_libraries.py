@@ -140,9 +140,10 @@ CASES: dict[str, tuple[str, object]] = {
     "pkgutil.get_data": (
         (
             "import pkgutil\n"
-            "def probe(): return [pkgutil.get_data(__package__, 'list.txt').decode()]\n"
+            "def probe(): return [pkgutil.get_data(__package__, 'list.txt').decode(),"
+            " pkgutil.get_data('shop', 'list.txt').decode()]\n"
         ),
-        ["list"],
+        ["list", "list"],
     ),
     "inspect": (
         (
