@@ -25,22 +25,37 @@ shop_bp = Blueprint("shop", __name__)
 @shop_bp.get("/")
 def show():
     from .late import VALUE as LATE
-    page = (Path(__file__).parent / "page.html").read_text()
+    page = (Path(__file__).parent / "templates/page.html").read_text()
     return render_template_string(page, values=f"{VALUE} {LATE}")
+"""
+
+APPLICATION = """
+from flask import Flask, render_template
+from .models import VALUE
+
+def create_app():
+    app = Flask(__name__)
+
+    @app.get("/")
+    def show():
+        from .late import VALUE as LATE
+        return render_template("page.html", values=f"{VALUE} {LATE}")
+
+    return app
 """
 
 
 class Project:
-    """A project with an endpoint, and the tenants acme and globex."""
+    """A project with an endpoint or an application, and the tenants acme and globex."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **keys: object) -> None:
         self.folder = folder
         self.data = folder / "instance"
-        for name in ("tenants", "shop"):
-            (folder / name).mkdir()
+        for name in ("tenants", "shop/templates"):
+            (folder / name).mkdir(parents=True)
         for name in ("acme", "globex"):
-            (folder / f"tenants/{name}.py").write_text(tenant_text(name, BLUEPRINTS=["shop"]))
-        (folder / "shop/__init__.py").touch()
+            (folder / f"tenants/{name}.py").write_text(tenant_text(name, **keys))
+        (folder / "shop/__init__.py").write_text(APPLICATION if "APP" in keys else "")
         (folder / "shop/blueprint.py").write_text(BLUEPRINT)
         self.write("old")
 
@@ -48,7 +63,7 @@ class Project:
         """Change the code and the template."""
         for module in ("models", "late"):
             (self.folder / f"shop/{module}.py").write_text(f"VALUE = {value!r}\n")
-        (self.folder / "shop/page.html").write_text(f"{value}: {{{{ values }}}}")
+        (self.folder / "shop/templates/page.html").write_text(f"{value}: {{{{ values }}}}")
 
     def restart(self) -> subprocess.CompletedProcess[str]:
         """Run `tenantry restart` in the project."""
@@ -63,7 +78,7 @@ class Project:
 @pytest.fixture(name="project")
 def _project(tmp_path: Path) -> Project:
     """Return a project whose code and template say `old`."""
-    return Project(tmp_path)
+    return Project(tmp_path, BLUEPRINTS=["shop"])
 
 
 @contextmanager
@@ -89,8 +104,10 @@ def shown(server: Server, tenant: str) -> set[str]:
     return {server.get(f"/{tenant}/")[1].decode() for _ in range(10)}
 
 
-def test_new_code_takes_effect_with_a_restart(project: Project) -> None:
+@pytest.mark.parametrize("keys", [{"BLUEPRINTS": ["shop"]}, {"APP": "shop:create_app"}], ids=list)
+def test_new_code_takes_effect_with_a_restart(tmp_path: Path, keys: dict[str, object]) -> None:
     """Until the restart, a replaced worker and a late tenant serve the old code."""
+    project = Project(tmp_path, **keys)
     with serving(project) as server:
         before = shown(server, "acme")
         project.write("new")

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tenantry.endpoints.app_loading import load_app
+from tenantry.endpoints.app_reference import find_app, parse_app
 from tenantry.endpoints.finding import find_endpoint
 from tenantry.endpoints.loading import load_endpoint
-from tenantry.errors import EndpointError
+from tenantry.errors import ApplicationError, EndpointError
 from tenantry.migrations.revisions import read_branches
 from tenantry.private_code import copying
 from tenantry.private_code.copying import CodeCopyError
@@ -106,6 +108,25 @@ def test_a_new_endpoint_needs_a_restart(project: Path, load: Load) -> None:
 
     with pytest.raises(EndpointError, match=r"'offers' is newer than .* run: tenantry restart"):
         find_endpoint("offers", str(project))
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_a_new_application_needs_a_restart(project: Path, load: Load) -> None:
+    """The error for an application that the snapshot lacks says so."""
+    load().load("shop")
+    write(project, "offers.py", "")
+
+    with pytest.raises(ApplicationError, match=r"'offers:app' is newer .* run: tenantry restart"):
+        find_app(parse_app("offers:app"), str(project))
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_a_broken_application_needs_a_restart(project: Path, load: Load) -> None:
+    """The error of a broken application says that the fixed code takes effect with a restart."""
+    write(project, "offers.py", "1 / 0\n")
+
+    with pytest.raises(ApplicationError, match=r"; fix it, then run: tenantry restart\.$"):
+        load_app(parse_app("offers:app"), load(), {})
 
 
 def test_a_process_without_a_snapshot_reads_the_disk(project: Path, load: Load) -> None:
@@ -281,6 +302,8 @@ def test_a_folder_with_too_many_files_is_an_error(
         snapshot.copy_of(str(project))
     with pytest.raises(EndpointError, match=r"endpoint 'shop': .* set APP_DIR"):
         find_endpoint("shop", str(project))
+    with pytest.raises(ApplicationError, match=r"^application 'shop:app': .* set APP_DIR"):
+        find_app(parse_app("shop:app"), str(project))
 
 
 def test_a_change_during_the_copy_is_copied(

@@ -13,7 +13,9 @@ from flask import Flask
 from tenantry.endpoints.app_reference import AppReference, find_app
 from tenantry.endpoints.loading import describe_failure
 from tenantry.errors import ApplicationError
+from tenantry.private_code.copying import CodeCopyError
 from tenantry.private_code.modules import PrivateModules
+from tenantry.private_code.snapshot import used_snapshot
 
 _OBJECTS = ("application", "app")
 """The names of Flask objects that gunicorn and Flask look for in a module."""
@@ -137,8 +139,12 @@ def _errors_of(reference: AppReference, what: str) -> Iterator[None]:
     """Make any exception of the application's code an error about `APP`."""
     try:
         yield
+    except CodeCopyError as error:
+        raise ApplicationError(f"application {reference.text!r}: {error}") from error
     except BaseException as error:
-        raise _error(reference, f"{what}: {describe_failure(error, ())}; fix it") from error
+        # A process with a snapshot never reads the fixed file.
+        remedy = "fix it" + (", then run: tenantry restart" if used_snapshot() else "")
+        raise _error(reference, f"{what}: {describe_failure(error, ())}; {remedy}") from error
 
 
 def _error(reference: AppReference, text: str) -> ApplicationError:

@@ -15,7 +15,8 @@ from typing import Any
 
 from tenantry.endpoints.finding import find_writable, package_paths
 from tenantry.errors import ApplicationError
-from tenantry.private_code.search import OWN, find_from, folders_of
+from tenantry.private_code.copying import CodeCopyError
+from tenantry.private_code.search import OWN, find_from, folders_of, is_newer_than_snapshot
 
 _NOTATION = "expected 'module:app', 'module:create_app' or \"module:create_app('literal')\""
 
@@ -82,9 +83,19 @@ def find_app(reference: AppReference, app_dir: str | None) -> None:
     """Check that the module of an application exists, without importing it.
 
     Raises:
-        ApplicationError: the module does not exist, or every user of the machine can change it.
+        ApplicationError: the module does not exist or cannot be copied, or every user of the
+            machine can change it.
     """
-    if find_from(reference.top, app_dir) is None:
+    try:
+        spec = find_from(reference.top, app_dir)
+    except CodeCopyError as error:
+        raise ApplicationError(f"application {reference.text!r}: {error}") from error
+    if spec is None and app_dir is not None and is_newer_than_snapshot(reference.top, [app_dir]):
+        raise ApplicationError(
+            f"application {reference.text!r} is newer than the code that this host serves; run: "
+            "tenantry restart."
+        )
+    if spec is None:
         raise ApplicationError(
             f"no module named {reference.top!r} in {app_dir} or among the installed packages; "
             "correct the name, or set APP_DIR (for all tenants: TENANTRY_APP_DIR) to its folder."
