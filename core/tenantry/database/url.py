@@ -233,4 +233,5 @@ def is_in_memory(url: "URL") -> bool:
 
 def default_database_url(data_dir: Path, name: str) -> str:
     """Return the URL of a tenant's default database: a SQLite file in the tenant's folder."""
-    return f"sqlite:///{(data_dir / name / name).absolute()}.sqlite3"
+    # A `Path` would keep each tenant's name in the interpreter's table of interned strings.
+    return f"sqlite:///{data_dir.absolute()}/{name}/{name}.sqlite3"

@@ -9,6 +9,7 @@ worker. The counts belong to the tenant's name, so a new instance does not reset
 import sys
 import threading
 import time
+from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -52,19 +53,23 @@ class RequestLimits(NamedTuple):
     is_answering: bool
     """Whether the client of an overdue request gets 504 if nothing has been sent."""
 
-    @classmethod
-    def of(cls, tenant: Tenant | None, settings: HostSettings) -> "RequestLimits":
+    @staticmethod
+    def of(tenant: Tenant | None, settings: HostSettings) -> "RequestLimits":
         """Return the limits of a tenant; those of the host for a tenant that is not known yet."""
         if tenant is None:
             most, deadline_s, action = None, None, None
         else:
             most, deadline_s = tenant.max_concurrent_requests, tenant.deadline_s
             action = tenant.deadline_action
-        return cls(
+        return _shared_limits(
             settings.max_concurrent_requests if most is None else most,
             deadline_s or settings.deadline_s,
             (action or settings.deadline_action) == "answer",
         )
+
+
+_shared_limits = lru_cache(maxsize=1024)(RequestLimits)
+"""Most of thousands of tenants have the same limits."""
 
 
 class RequestsInFlight:

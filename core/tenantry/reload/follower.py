@@ -135,6 +135,7 @@ class Follower:
         # All mounts share these bound methods, because 10,000 copies would take 1.2 MB.
         self._wait_for_validation = self._queue.wait
         self._ask_for_validation = self._queue.ask
+        self._note_built = self._record_build
         self._reconciler = Reconciler(
             self._new_mount,
             self._rebuilds,
@@ -323,7 +324,7 @@ class Follower:
             self._woken.set()
         self.on_progress()
 
-    def _note_built(self, mount: Mount) -> None:
+    def _record_build(self, mount: Mount) -> None:
         self._eviction.note_built(mount)
         if mount.tenant is not None:
             self._last_good.note_built(mount.tenant)

@@ -6,6 +6,7 @@ The fields of `Tenant` are the keys of a tenant file. A test compares the table 
 
 import copy
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -99,7 +100,7 @@ def _check_app_dir(value: str) -> str:
     path = Path(value).absolute()
     if not path.is_dir():
         raise ValueError("there is no such folder")
-    return str(path)
+    return sys.intern(str(path))  # thousands of tenants have the same folder
 
 
 def _check_app(value: str) -> str:

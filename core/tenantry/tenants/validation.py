@@ -4,10 +4,10 @@ The module `uniqueness` compares the tenants with each other.
 """
 
 import re
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +247,7 @@ def parse_tenant(
         "digest": digest,
         "flask": {key: value for key, value in values.items() if key not in known},
         "keys_with_secrets": _keys_with_secrets(values, secrets),
-        "keys_set": tuple(map(sys.intern, values)),
+        "keys_set": tuple(values),
         "APP_NAME": name,
         "HOSTS": hosts,
         "URL_PREFIX": "/" if hosts or values.get("HOSTS") else prefix,
@@ -290,10 +290,36 @@ def _compact(tenant: Tenant) -> Tenant:
     for field, value in vars(tenant).items():
         if field in DEFAULTS and value is DEFAULTS[field]:
             continue
-        object.__setattr__(compact, field, _NO_ENTRIES if value == {} else value)
+        object.__setattr__(compact, field, _shared(value))
     for slot, value in (("fields_set", _NO_FIELDS), ("extra", None), ("private", None)):
         object.__setattr__(compact, f"__pydantic_{slot}__", value)
     return compact
+
+
+def _shared(value: Any) -> Any:
+    """Return an equal value that other tenants use, too, if many tenants have such a value."""
+    if value == {}:
+        return _NO_ENTRIES
+    if type(value) is tuple and all(type(one) is str for one in value):
+        return _shared_names(value)
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _shared_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    return names
+
+
+def _prefix(name: str, values: Mapping[str, Any]) -> str | None:
+    """Return the prefix of a tenant file that is not served, or None if it is unknown."""
+    for prefix in (values.get("URL_PREFIX"), f"/{name}"):
+        try:
+            if isinstance(prefix, str):
+                check_tenant_name(name)
+                return check_url_prefix(prefix)
+        except ValueError:
+            continue
+    return None
 
 
 def pattern_hosts(name: str, values: Mapping[str, Any], pattern: str | None) -> list[str]:
