@@ -3,8 +3,9 @@
     python tests/bench/copies.py [memory] [build]
 
 - `memory` measures the resident memory of a worker per tenant that has answered a request: at most
-  40 KiB with the endpoint `landing`, 250 KiB with `images`, and 1 MiB with an app of 15 modules and
-  10 mapped tables, 4 of which have a relationship.
+  40 KiB with the endpoint `landing`, 250 KiB with `images`, and 1 MiB with each of two apps of 15
+  modules and 10 mapped tables. In one app, 4 tables have a relationship to their parent. In the
+  other app, the tables form a chain with 18 relationships, which go in both directions.
 - `build` counts the instructions with which the host builds and checks a tenant's app with a view,
   compared with a plain Flask app that has the same routes and answers one request. The host may
   take at most 3 times as many. valgrind counts only the thread that builds, so that the figure does
@@ -36,7 +37,9 @@ connections of the process are open."""
 
 BUILDS = (20, 60)
 TABLES = 10
-RELATIONSHIPS = 4
+PARENTS = 4
+"""Tables with a relationship in the app with few relationships."""
+
 MAX_RATIO = 3
 SECRET_KEY = "k" * 40
 
@@ -59,15 +62,16 @@ class {name}Model(Base):
         return 2 * self.amount
 """
 
-RELATIONSHIP = 'parent = relationship("{parent}Model")'
+PARENT = 'parent = relationship("{parent}Model"{both})'
+CHILDREN = 'children = relationship("{child}Model", back_populates="parent")'
 
 MIGRATION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "real_1"
+revision = "{app}_1"
 down_revision = None
-branch_labels = ("real",)
+branch_labels = ("{app}",)
 
 
 def upgrade():
@@ -111,13 +115,13 @@ from flask import Blueprint
 from flask_restful import Api
 from .resources import RESOURCES
 
-real_bp = Blueprint("real", __name__)
-real_api = Api(real_bp)
+{app}_bp = Blueprint("{app}", __name__)
+{app}_api = Api({app}_bp)
 for table, rows in RESOURCES.items():
-    real_api.add_resource(rows, f"/{table}/", endpoint=table)
+    {app}_api.add_resource(rows, f"/{{table}}/", endpoint=table)
 
 
-@real_bp.get("/")
+@{app}_bp.get("/")
 def front():
     return RESOURCES["thing1s"]().get()
 """
@@ -135,7 +139,8 @@ def main() -> None:
         for what, count, endpoint, path, bound_kib in (
             ("with landing", 1000, "landing", "/", 40),
             ("with images", 300, "images", "/images/", 250),
-            ("of 15 modules with 10 mapped tables", 100, "real", "/", 1024),
+            ("of 15 modules with 10 mapped tables, 4 relationships", 100, "few", "/", 1024),
+            ("of 15 modules with 10 mapped tables, 18 relationships", 100, "both", "/", 1024),
         ):
             kib = memory_kib(count, endpoint, path)
             bounds.check(f"memory of an awake tenant {what}", kib, bound_kib, " KiB")
@@ -153,7 +158,8 @@ def memory_kib(count: int, endpoint: str, path: str) -> float:
     """Return the memory of a tenant that has answered a request, in KiB."""
     with tempfile.TemporaryDirectory() as name:
         site = Path(name)
-        write_real_app(site)
+        for app in ("few", "both"):
+            write_real_app(site, app)
         (site / "tenants").mkdir()
         for number in range(WARM + count):
             text = f"SECRET_KEY = {f't{number}' * 16!r}\nBLUEPRINTS = [{endpoint!r}]\n"
@@ -175,10 +181,10 @@ def memory_kib(count: int, endpoint: str, path: str) -> float:
             return (usage(worker).rss_kib - before) / count
 
 
-def write_real_app(site: Path) -> None:
+def write_real_app(site: Path, app: str) -> None:
     """Write an endpoint of 15 modules with 10 mapped tables."""
     names = [f"Thing{number}" for number in range(TABLES)]
-    package = site / "real"
+    package = site / app
     (package / "things").mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "things/__init__.py").touch()
@@ -187,16 +193,27 @@ def write_real_app(site: Path) -> None:
     )
     for number, name in enumerate(names):
         parent = names[max(number - 1, 0)]
-        relationship = RELATIONSHIP.format(parent=parent) if 0 < number <= RELATIONSHIPS else ""
+        found = relationships(names, number, is_both=app == "both")
         values = {"name": name, "table": f"{name.lower()}s", "parent": f"{parent.lower()}s"}
-        text = MODELS.format(**values, relationship=relationship)
+        text = MODELS.format(**values, relationship="\n    ".join(found))
         (package / f"things/{name.lower()}.py").write_text(text)
     (package / "migrations").mkdir()
-    (package / "migrations/0001.py").write_text(MIGRATION.format(tables=TABLES))
+    (package / "migrations/0001.py").write_text(MIGRATION.format(app=app, tables=TABLES))
     imports = "".join(f"from .things.{name.lower()} import {name}Model\n" for name in names)
     models = ", ".join(f"{name}Model" for name in names)
     (package / "resources.py").write_text(RESOURCES.format(imports=imports, names=models))
-    (package / "blueprint.py").write_text(BLUEPRINT)
+    (package / "blueprint.py").write_text(BLUEPRINT.format(app=app))
+
+
+def relationships(names: list[str], number: int, *, is_both: bool) -> list[str]:
+    """Return the relationships of one class, which form a chain through all tables."""
+    found = []
+    if number and (is_both or number <= PARENTS):
+        both = ', back_populates="children"' if is_both else ""
+        found.append(PARENT.format(parent=names[number - 1], both=both))
+    if is_both and number + 1 < len(names):
+        found.append(CHILDREN.format(child=names[number + 1]))
+    return found
 
 
 # -- builds -------------------------------------------------------------------------------------
