@@ -287,7 +287,10 @@ def _compact(tenant: Tenant) -> Tenant:
     holds for up to 29 names (CPython 3.11), so attributes with their defaults are not set.
     """
     compact = Tenant.__new__(Tenant)
-    for field, value in vars(tenant).items():
+    fields = vars(tenant)
+    if tenant.app_name == tenant.name:
+        fields["app_name"] = tenant.name  # pydantic has copied the default
+    for field, value in fields.items():
         if field in DEFAULTS and value is DEFAULTS[field]:
             continue
         object.__setattr__(compact, field, _shared(value))
@@ -308,18 +311,6 @@ def _shared(value: Any) -> Any:
 @lru_cache(maxsize=1024)
 def _shared_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
-
-
-def _prefix(name: str, values: Mapping[str, Any]) -> str | None:
-    """Return the prefix of a tenant file that is not served, or None if it is unknown."""
-    for prefix in (values.get("URL_PREFIX"), f"/{name}"):
-        try:
-            if isinstance(prefix, str):
-                check_tenant_name(name)
-                return check_url_prefix(prefix)
-        except ValueError:
-            continue
-    return None
 
 
 def pattern_hosts(name: str, values: Mapping[str, Any], pattern: str | None) -> list[str]:
