@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from alembic.runtime.migration import HeadMaintainer, MigrationStep
+from alembic.util import pyfiles
 from blinker import Signal
 from celery import _state
 from marshmallow import class_registry
@@ -43,6 +44,10 @@ def _pool() -> Pool:
 
 
 PRIVATE: dict[str, tuple[str, str, Callable[[], object]]] = {
+    "pyfiles.load_module_py": (
+        "alembic", "migrations.app_environment replaces it, for the imports in env.py",
+        lambda: pyfiles.load_module_py,
+    ),
     "Rule._compile_builder": (
         "werkzeug", "app.lazy_rule replaces it, to compile URL builders on first use",
         lambda: Rule._compile_builder,

@@ -5,7 +5,6 @@ The host rejects a planned key by name instead of ignoring it. Otherwise, a tena
 """
 
 PLANNED_KEYS = (
-    "MIGRATIONS",
     "ISOLATION",
     "WORKERS",
     "THREADS",

@@ -146,6 +146,7 @@ def _status(mount: Mount, stuck: int) -> MountStatus:
         digest=mount.digest,
         endpoints=() if mount.tenant is None else mount.tenant.blueprints,
         database=database_problem(app),
+        has_app_migrations=bool(mount.tenant is not None and mount.tenant.migrations),
         stuck=stuck,
         is_parked=mount.quarantine is not None and mount.state_unless_parked != "failed",
     )

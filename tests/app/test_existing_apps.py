@@ -185,6 +185,8 @@ def test_server_sent_events(serve: Serve) -> None:
         ("flaskr", "tutorial", ["process:sqlite3.register_converter"]),
         ("app", "single", []),
         ("events", "events", []),
+        ("wsgi", "notebook", []),
+        ("app", "pets", []),
     ],
 )
 def test_the_audit_has_no_false_alarm(

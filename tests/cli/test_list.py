@@ -63,6 +63,7 @@ def test_list_prints_json(tenantry: Tenantry) -> None:
         "state": "idle",
         "endpoints": ["landing"],
         "reason": "",
+        "note": "",
     }
 
     assert [row] == json.loads(tenantry("list", "--json").out)

@@ -15,6 +15,7 @@ from tenantry.cli.leftovers import leftovers
 from tenantry.cli.output import count, examples, json_option, print_json
 from tenantry.database.url import plain_file
 from tenantry.errors import Problem, UnknownTenantError
+from tenantry.migrations.status import pending_in_apps
 from tenantry.migrations.trial import find_migration_problems, find_untried
 from tenantry.settings import HostSettings, read_settings
 from tenantry.tenants.catalogue import Catalogue, scan_tenants
@@ -47,8 +48,8 @@ def command(names: tuple[str, ...], is_json: bool) -> None:
     database, and print one line for each problem. The exit code is 1 if a tenant has a problem.
 
     Lines that begin with "note:" do not change the exit code. Notes name code that other users of
-    the machine can change, data that other users can read, and apps that answer their first request
-    with 500.
+    the machine can change, data that other users can read, pending migrations in MIGRATIONS, and
+    apps that answer their first request with 500.
     """
     settings = read_settings()
     catalogue = scan_tenants(settings)
@@ -122,6 +123,12 @@ def find_notes(
     """
     notes = [("", note) for note in find_shared_variables()]
     notes += [(tenant.name, note) for tenant, note in built.notes]
+    pending = pending_in_apps(tenants, settings.data_dir)
+    notes += [
+        (tenant.name, Problem(tenant.file, f"{pending[tenant.name]}.", "MIGRATIONS"))
+        for tenant in tenants
+        if tenant.name in pending
+    ]
     notes += find_writers(tenants, settings.tenants_dir)
     notes += find_open_data(tenants, settings.data_dir)
     notes += [(tenant.name, note) for tenant, note in find_untried(tenants, settings.data_dir)]

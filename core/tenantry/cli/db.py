@@ -82,7 +82,8 @@ def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> No
 
     Without --tenant, show all enabled tenants. The command changes nothing.
 
-    The exit code is 1 if a database is not at the newest revision of its endpoints.
+    The exit code is 1 if a database is not at the newest revision of its endpoints and of
+    MIGRATIONS.
     """
     settings = read_settings()
     tenants, rejected = _chosen_tenants(settings, names, is_all=is_all or not names)
@@ -105,7 +106,7 @@ def status(names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool) -> No
 def upgrade_(
     names: tuple[str, ...], is_all: bool, jobs: int, is_json: bool, timeout_s: float
 ) -> None:
-    """Upgrade databases to the newest revision of their endpoints.
+    """Upgrade databases to the newest revision of their endpoints and of MIGRATIONS.
 
     If a database fails, the upgrade continues with the next database, and the exit code is 1. To
     upgrade the remaining databases, run the command again. A new run begins with the databases that

@@ -9,6 +9,7 @@ import click
 from tenantry.cli import PROBLEM_FOUND
 from tenantry.cli.leftovers import print_leftovers
 from tenantry.cli.output import examples, json_option, print_json, print_table
+from tenantry.migrations.status import pending_in_apps
 from tenantry.moves import unfinished_moves
 from tenantry.observability.control_socket import WorkerStatus, read_workers
 from tenantry.reload.convergence import wait_for_workers
@@ -52,7 +53,8 @@ def command(is_waiting: bool, is_json: bool) -> None:
     """Show every tenant and its state.
 
     For each tenant, show the name, the address, the state and the endpoints, and the reason if
-    the tenant is not served. If a host with the same data folder is running, its workers report the
+    the tenant is not served. Pending migrations in MIGRATIONS are also shown as a reason, but the
+    tenant is served. If a host with the same data folder is running, its workers report the
     tenants. Otherwise, the command reads the tenants folder, and shows "not running" for each
     tenant that a host would serve.
     """
@@ -64,6 +66,7 @@ def command(is_waiting: bool, is_json: bool) -> None:
     for row in rows:
         if row["name"] in moves and not row["reason"]:
             row["reason"] = moves[row["name"]].explanation
+    _add_notes(settings, rows)
     if is_json:
         print_json(rows)
     else:
@@ -81,7 +84,9 @@ def serving_rows(workers: Sequence[WorkerStatus]) -> list[dict[str, Any]]:
     for worker in workers:
         for mount in worker.mounts:
             row = rows.setdefault(
-                mount["name"], {key: mount.get(key, ()) for key in FIELDS} | {"workers": []}
+                mount["name"],
+                {key: mount.get(key, ()) for key in FIELDS}
+                | {"has_app_migrations": mount.get("has_app_migrations", False), "workers": []},
             )
             report = {key: mount[key] for key in WORKER_FIELDS} | {"stuck": mount.get("stuck", 0)}
             row["workers"].append({"pid": worker.pid} | report)
@@ -113,6 +118,20 @@ def folder_rows(settings: HostSettings, catalogue: Catalogue) -> list[dict[str, 
     return sorted(rows, key=lambda row: str(row["name"]))
 
 
+def _add_notes(settings: HostSettings, rows: Sequence[dict[str, Any]]) -> None:
+    """Add a note about pending migrations in `MIGRATIONS` to each row.
+
+    Serving processes never read these migrations, so the command itself reads the databases.
+    """
+    names = tuple(row["name"] for row in rows if row.pop("has_app_migrations", False))
+    notes: dict[str, str] = {}
+    if names:
+        tenants = scan_tenants(settings.model_copy(update={"only": names})).tenants
+        notes = pending_in_apps(tenants, settings.data_dir)
+    for row in rows:
+        row["note"] = notes.get(row["name"], "")
+
+
 def describe_state(row: dict[str, Any], *, is_running: bool = True) -> str:
     """Describe the state of a tenant, of its database, and of its stuck requests.
 
@@ -137,7 +156,7 @@ def describe_state(row: dict[str, Any], *, is_running: bool = True) -> str:
 
 def _cells(row: dict[str, Any], *, is_running: bool) -> list[str]:
     state = describe_state(row, is_running=is_running)
-    reason = row["reason"] or _database_reason(row)
+    reason = row["reason"] or _database_reason(row) or row["note"]
     address = f"{next(iter(row['hosts']), '')}{row['prefix']}"
     return [row["name"], address, state, ", ".join(row["endpoints"]), reason]
 
@@ -157,6 +176,7 @@ def _tenant_row(settings: HostSettings, tenant: Tenant) -> dict[str, Any]:
         "state": "disabled" if operator_state.is_disabled else state,
         "endpoints": list(tenant.blueprints),
         "reason": problem or operator_state.parked,
+        "has_app_migrations": tenant.migrations is not None,
     }
 
 

@@ -67,6 +67,8 @@ class MountStatus:
     database: str = ""
     """Problem with the tenant's database: `behind: …`, `ahead: …` or `down: …`; empty if there is
     no problem."""
+    has_app_migrations: bool = False
+    """Whether the tenant has `MIGRATIONS`, which only commands read."""
     stuck: int = 0
     """Number of running requests that have exceeded their deadline."""
     hosts: tuple[str, ...] = ()

@@ -295,11 +295,11 @@ def _downgrade_target(
 ) -> MigrationTarget | MigrationStatus:
     """Return the target of a downgrade, or the status of a tenant that cannot be downgraded."""
     try:
-        branches = read_branches(tenant.blueprints, tenant.app_dir)
+        branches = read_branches(tenant.blueprints, tenant.app_dir, tenant.migrations)
     except EndpointError as error:
         return MigrationStatus(tenant.name, "failed", reason=str(error))
     if not branches:
-        reason = "none of its endpoints has tables; enable the endpoint that had, and try again."
+        reason = "no migrations found; enable the endpoint or 'MIGRATIONS' again, and try again."
         return MigrationStatus(tenant.name, "failed", reason=reason)
     url = tenant.database_uri.get_secret_value()
     target = migration_target(tenant.name, url, branches, data_dir, tenant.database_options)

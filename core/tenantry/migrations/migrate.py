@@ -1,4 +1,4 @@
-"""Runs the Alembic migrations of one database in one transaction.
+"""Runs the Alembic migrations of one database, those of all endpoints in one transaction.
 
 Only `process_child` imports this module, because a revision may run any code in its process.
 Alembic has only one `op` object for each process, so databases are migrated one after another.
@@ -6,6 +6,8 @@ Alembic has only one `op` object for each process, so databases are migrated one
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from alembic.runtime.migration import (
     RevisionStep,
 )
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -86,9 +88,9 @@ def migrate(
         commits = _CommitCounter(connection, on_commit)
         foresight = PostgresForesight(connection) if request.is_foreseeing else None
         refusals = [] if foresight is None else foresight.refusals
+        run = _Run(connection, request, status.current, destination, commits)
         try:
-            script = _script_directory(tuple(branch.folder for branch in branches))
-            _run_alembic(connection, script, versions, list(_steps(script, status, request)))
+            run.migrate(branches, versions)
         except BaseException as error:  # noqa: BLE001 - a migration may raise any exception
             commits_total = commits.count - (1 if _is_rejected_commit(error) else 0)
             is_rolled_back = connection.dialect.name in TRANSACTIONAL_ENGINES and commits_total == 0
@@ -141,9 +143,24 @@ class _CommitCounter:
         event.listen(connection, "commit", self._note_commit)
         event.listen(connection, "before_cursor_execute", self._note_statement)
 
-    def _note_commit(self, _: Connection) -> None:
+    @contextmanager
+    def of_all_connections(self) -> Iterator[None]:
+        """Also count the commits of every connection that opens during the `with` block."""
+        event.listen(Engine, "commit", self._note_commit)
+        event.listen(Engine, "before_cursor_execute", self._note_statement)
+        try:
+            yield
+        finally:
+            event.remove(Engine, "commit", self._note_commit)
+            event.remove(Engine, "before_cursor_execute", self._note_statement)
+
+    def note(self) -> None:
+        """Count a commit that is about to happen, or that nobody can see."""
         self._on_commit()
         self.count += 1
+
+    def _note_commit(self, _: Connection) -> None:
+        self.note()
 
     def _note_statement(self, connection: Connection, _: Any, statement: str, *_args: Any) -> None:
         if _COMMIT.match(statement):  # a migration may run op.execute("COMMIT")
@@ -158,6 +175,74 @@ def _is_rejected_commit(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError) or error.connection_invalidated:
         return False
     return error.statement is None  # SQLAlchemy sets no statement for a COMMIT
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The migrations of one database. Those of endpoints run in one transaction."""
+
+    connection: Connection
+    request: MigrationRequest
+    current: frozenset[str]
+    destination: frozenset[str]
+    commits: _CommitCounter
+
+    def migrate(self, branches: tuple[Branch, ...], versions: frozenset[str] | None) -> None:
+        """Run the migrations of the endpoints, then of the application; reversed for a downgrade.
+
+        Args:
+            branches: the revisions in the code.
+            versions: the rows of the version table, or None if the table does not exist.
+        """
+        is_of_app = [False, True] if self.request.downgrade_from is None else [True, False]
+        for kind in is_of_app:
+            chosen = tuple(branch for branch in branches if branch.is_of_app is kind)
+            revisions = frozenset[str]().union(*(branch.revisions for branch in chosen))
+            if self.current & revisions == self.destination & revisions:
+                continue
+            if kind:
+                self._migrate_app(chosen[0], revisions)
+                versions = read_version_table(self.connection)
+                self.connection.rollback()
+            else:
+                script = _script_directory(tuple(branch.folder for branch in chosen))
+                steps = self._steps(script, revisions)
+                _run_alembic(self.connection, script, versions, steps)
+
+    def _migrate_app(self, branch: Branch, revisions: frozenset[str]) -> None:
+        # Only a process with an application imports Flask.
+        from tenantry.migrations.app_environment import (  # noqa: PLC0415 - see above
+            AppMigrationError,
+            run_app_migrations,
+        )
+
+        with self.commits.of_all_connections():
+            if self.connection.dialect.name != "postgresql":
+                self.commits.note()  # on this engine, the connection of env.py commits each step
+            run_app_migrations(
+                self.request.tenant,
+                Path(branch.endpoint),
+                self.request.url,
+                lambda script: self._steps(script, revisions),
+            )
+        found = (read_version_table(self.connection) or frozenset()) & revisions
+        self.connection.rollback()
+        if found != self.destination & revisions:
+            raise AppMigrationError(
+                f"its env.py left the database at {format_revisions(found)}; end env.py with "
+                "context.run_migrations() in context.begin_transaction(), and commit the "
+                "transaction of the connection"
+            )
+
+    def _steps(self, script: ScriptDirectory, revisions: frozenset[str]) -> list[RevisionStep]:
+        return list(
+            _steps(
+                script,
+                tuple(sorted(self.current & revisions)),
+                tuple(sorted(self.destination & revisions)),
+                is_downgrade=self.request.downgrade_from is not None,
+            )
+        )
 
 
 def _run_alembic(
@@ -205,11 +290,13 @@ def _create_version_table(connection: Connection, context: MigrationContext) -> 
 
 
 def _steps(
-    script: ScriptDirectory, status: RevisionStatus, request: MigrationRequest
+    script: ScriptDirectory,
+    current: tuple[str, ...],
+    destination: tuple[str, ...],
+    *,
+    is_downgrade: bool,
 ) -> Iterator[RevisionStep]:
-    current = tuple(sorted(status.current))
-    destination = tuple(sorted(_destination(status, request)))
-    if request.downgrade_from is None:
+    if not is_downgrade:
         found = list(script.iterate_revisions(destination, current, implicit_base=True))
         for revision in reversed(found):
             yield MigrationStep.upgrade_from_script(script.revision_map, revision)

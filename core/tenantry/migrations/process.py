@@ -27,9 +27,12 @@ OnStart = Callable[[frozenset[str]], None]
 class MigrationRequest:
     """A request to upgrade or downgrade one database."""
 
+    tenant: str
     url: str
     endpoints: list[str]
     app_dir: str | None
+    migrations: str | None
+    """The folder `MIGRATIONS`, whose `env.py` needs the tenant's app; None without one."""
     lock_file: str
     """The file to lock for engines other than PostgreSQL."""
     lock_timeout_s: float

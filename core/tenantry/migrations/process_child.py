@@ -59,7 +59,7 @@ def _reply(request: MigrationRequest, on_start: OnStart, on_commit: OnCommit) ->
     try:
         if request.code_snapshot is not None:
             use_snapshot(CodeSnapshot(Path(request.code_snapshot), request.folders_without_code))
-        branches = read_branches(request.endpoints, request.app_dir)
+        branches = read_branches(request.endpoints, request.app_dir, request.migrations)
         return migrate(request, branches, on_start, on_commit)
     except DatabaseLockedError as error:
         return MigrationReply("failed", reason=str(error))

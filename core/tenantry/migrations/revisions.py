@@ -1,4 +1,4 @@
-"""Reads the revision files of endpoints, and compares the revisions with a database.
+"""Reads the revision files of endpoints and applications, and compares them with a database.
 
 A host with thousands of tenants reads revisions at every build. Therefore, this module parses
 revision files without executing them, and does not import Alembic.
@@ -29,14 +29,17 @@ _REVISION_FILE = re.compile(r"(?!\.#|__init__).*\.py")
 
 @dataclass(frozen=True)
 class Branch:
-    """The revisions of one endpoint, which form an Alembic branch."""
+    """The revisions of one endpoint or of an existing application: an Alembic branch."""
 
     endpoint: str
+    """The endpoint's name. For an application, the path of the folder `MIGRATIONS`."""
     app_dir: str | None
     """The `APP_DIR` in which the endpoint was looked up."""
     folder: Path
     revisions: frozenset[str]
     heads: frozenset[str]
+    is_of_app: bool = False
+    """Whether the revisions belong to an application, whose own `env.py` runs them."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,15 @@ class RevisionStatus:
     """
 
 
-def read_branches(endpoints: Iterable[str], app_dir: str | None) -> tuple[Branch, ...]:
+def read_branches(
+    endpoints: Iterable[str], app_dir: str | None, migrations: str | None = None
+) -> tuple[Branch, ...]:
     """Return the branches of all endpoints with tables, in the order of `endpoints`.
 
     Args:
         endpoints: the names in `BLUEPRINTS`.
         app_dir: the tenant's `APP_DIR`.
+        migrations: the tenant's `MIGRATIONS`, whose branch comes last.
 
     Raises:
         EndpointError: an endpoint does not exist, a revision file cannot be parsed, or two files
@@ -72,16 +78,19 @@ def read_branches(endpoints: Iterable[str], app_dir: str | None) -> tuple[Branch
     """
     branches: list[Branch] = []
     owners: dict[str, str] = {}
-    for name in endpoints:
-        for branch in _branches_of(name, app_dir):
-            for revision in sorted(branch.revisions & owners.keys()):
-                raise EndpointError(
-                    name,
-                    f"endpoint {name!r}: endpoint {owners[revision]!r} also has a revision "
-                    f"{revision!r}; begin the id with the endpoint's name.",
-                )
-            owners |= dict.fromkeys(branch.revisions, name)
-            branches.append(branch)
+    found = [branch for name in endpoints for branch in _branches_of(name, app_dir)]
+    if migrations is not None:
+        found += _branch_in(Path(migrations, "versions"), migrations, app_dir, is_of_app=True)
+    for branch in found:
+        name = branch.endpoint
+        for revision in sorted(branch.revisions & owners.keys()):
+            raise EndpointError(
+                name,
+                f"{_describe(name, is_of_app=branch.is_of_app)}: endpoint {owners[revision]!r} "
+                f"also has a revision {revision!r}; begin the id of the endpoint with its name.",
+            )
+        owners |= dict.fromkeys(branch.revisions, name)
+        branches.append(branch)
     return tuple(branches)
 
 
@@ -169,39 +178,55 @@ def describe_unknown(status: RevisionStatus) -> str:
 
 def _branches_of(endpoint: str, app_dir: str | None) -> Iterator[Branch]:
     for package in folders_of(find_endpoint(endpoint, app_dir), app_dir):
-        folder = Path(copy_of(package), "migrations")
-        try:
-            with os.scandir(folder) as entries:
-                files = sorted(
-                    (entry.name, entry.stat().st_mtime_ns)
-                    for entry in entries
-                    if _REVISION_FILE.fullmatch(entry.name)
-                )
-        except (FileNotFoundError, NotADirectoryError):
-            continue  # the endpoint has no tables
-        if files:
-            yield _read_branch(endpoint, app_dir, folder, tuple(files))
+        yield from _branch_in(Path(copy_of(package), "migrations"), endpoint, app_dir)
+
+
+def _branch_in(
+    folder: Path, endpoint: str, app_dir: str | None, *, is_of_app: bool = False
+) -> Iterator[Branch]:
+    try:
+        with os.scandir(folder) as entries:
+            files = sorted(
+                (entry.name, entry.stat().st_mtime_ns)
+                for entry in entries
+                if _REVISION_FILE.fullmatch(entry.name)
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        return  # the endpoint has no tables
+    if files:
+        yield _read_branch(endpoint, app_dir, folder, tuple(files), is_of_app=is_of_app)
+
+
+def _describe(endpoint: str, *, is_of_app: bool) -> str:
+    return endpoint if is_of_app else f"endpoint {endpoint!r}"
 
 
 @lru_cache(maxsize=1000)
 def _read_branch(
-    endpoint: str, app_dir: str | None, folder: Path, files: tuple[tuple[str, int], ...]
+    endpoint: str,
+    app_dir: str | None,
+    folder: Path,
+    files: tuple[tuple[str, int], ...],
+    *,
+    is_of_app: bool,
 ) -> Branch:
     """Return the branch that the revision files define. The branch is cached.
 
     Args:
-        endpoint: the name of the endpoint in `BLUEPRINTS`.
+        endpoint: the name of the endpoint in `BLUEPRINTS`, or the path in `MIGRATIONS`.
         app_dir: the `APP_DIR` in which the endpoint was looked up.
-        folder: the folder `migrations/` of the endpoint.
+        folder: the folder of the revision files.
         files: the name and the modification time (in nanoseconds) of each revision file.
+        is_of_app: whether `endpoint` is the path in `MIGRATIONS`.
     """
+    owner = _describe(endpoint, is_of_app=is_of_app)
     parents: dict[str, tuple[str, ...]] = {}
     for file, _ in files:
-        revision, down_revision = _read_revision_file(endpoint, folder / file)
+        revision, down_revision = _read_revision_file(endpoint, owner, folder / file)
         if revision in parents:
             raise EndpointError(
                 endpoint,
-                f"endpoint {endpoint!r}: two files in migrations/ have the revision {revision!r}; "
+                f"{owner}: two files in {folder.name}/ have the revision {revision!r}; "
                 "change one of the ids.",
             )
         parents[revision] = down_revision
@@ -209,15 +234,20 @@ def _read_branch(
     if missing := sorted(followed - parents.keys()):
         raise EndpointError(
             endpoint,
-            f"endpoint {endpoint!r}: a file in migrations/ has the down_revision {missing[0]!r}, "
+            f"{owner}: a file in {folder.name}/ has the down_revision {missing[0]!r}, "
             "but no file has that revision; restore that file.",
         )
     return Branch(
-        endpoint, app_dir, folder, frozenset(parents), frozenset(parents.keys() - followed)
+        endpoint,
+        app_dir,
+        folder,
+        frozenset(parents),
+        frozenset(parents.keys() - followed),
+        is_of_app,
     )
 
 
-def _read_revision_file(endpoint: str, path: Path) -> tuple[str, tuple[str, ...]]:
+def _read_revision_file(endpoint: str, owner: str, path: Path) -> tuple[str, tuple[str, ...]]:
     """Return the `revision` and the `down_revision` of a revision file, the latter as a tuple."""
     try:
         values = _assigned_literals(path.read_bytes(), names=("revision", "down_revision"))
@@ -225,7 +255,7 @@ def _read_revision_file(endpoint: str, path: Path) -> tuple[str, tuple[str, ...]
     except (OSError, SyntaxError, ValueError, KeyError) as error:
         raise EndpointError(
             endpoint,
-            f"endpoint {endpoint!r}: cannot read migrations/{path.name}: {error!r}; assign plain "
+            f"{owner}: cannot read {path.parent.name}/{path.name}: {error!r}; assign plain "
             "values: revision = '…', and down_revision = '…' or None.",
         ) from error
     return str(revision), (parents,) if isinstance(parents, str) else tuple(parents or ())

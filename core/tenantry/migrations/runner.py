@@ -171,7 +171,9 @@ class MigrationRunner:
             url=target.url,
             options=dict(target.options),
             is_foreseeing=target.is_foreseeing,
-            endpoints=[branch.endpoint for branch in target.branches],
+            tenant=target.tenant,
+            endpoints=[branch.endpoint for branch in target.branches if not branch.is_of_app],
+            migrations=next((one.endpoint for one in target.branches if one.is_of_app), None),
             app_dir=target.branches[0].app_dir if target.branches else None,
             lock_file=str(target.lock_file),
             lock_timeout_s=self._lock_timeout_s,
@@ -194,6 +196,8 @@ class MigrationRunner:
         except BaseException:
             self._close_process()  # the child process is still waiting for an answer to `started`
             raise
+        if request.migrations is not None:
+            self._close_process()  # the application may have left anything in the process
         result = _result(target, destination, progress.before, reply)
         return replace(result, refusals=tuple(reply.refusals))
 

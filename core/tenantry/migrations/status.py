@@ -12,7 +12,14 @@ from typing import Literal, TypeVar
 
 from tenantry.database.url import parse_database_url
 from tenantry.errors import EndpointError
-from tenantry.migrations.revisions import Branch, compare, describe_unknown, read_branches
+from tenantry.migrations.revisions import (
+    Branch,
+    compare,
+    describe_unknown,
+    format_revisions,
+    heads_of,
+    read_branches,
+)
 from tenantry.migrations.runner import MigrationTarget, migration_target
 from tenantry.migrations.version_table import describe_unreachable, read_versions
 from tenantry.tenants.model import Tenant
@@ -53,7 +60,7 @@ class MigrationStatus:
 
 OnStatus = Callable[[MigrationStatus], None]
 
-_ReadBranches = Callable[[tuple[str, ...], str], tuple[Branch, ...]]
+_ReadBranches = Callable[[tuple[str, ...], str, str | None], tuple[Branch, ...]]
 
 
 def fleet_status(
@@ -83,6 +90,26 @@ def fleet_status(
             if on_status is not None:
                 on_status(status)
     return [future.result() for future in futures]
+
+
+def pending_in_apps(tenants: Iterable[Tenant], data_dir: Path) -> dict[str, str]:
+    """Return a note for each tenant with pending migrations in `MIGRATIONS`.
+
+    A database that cannot be read gets no note. Only tenants with `MIGRATIONS` are read.
+    """
+    notes: dict[str, str] = {}
+    for status in fleet_status([each for each in tenants if each.migrations], data_dir):
+        branches = () if status.target is None else status.target.branches
+        heads = heads_of(branch for branch in branches if branch.is_of_app)
+        if status.state == "failed":
+            notes[status.tenant] = status.reason.rstrip(".")
+        elif status.state in ("behind", "ahead") and not heads <= status.before:
+            notes[status.tenant] = status.reason.rstrip(".") or (
+                f"the application's migrations are pending: the database is at "
+                f"{format_revisions(status.before)}, the code at {format_revisions(heads)}; run: "
+                f"tenantry db upgrade --tenant {status.tenant}"
+            )
+    return notes
 
 
 def status_before_upgrade(tenants: Sequence[Tenant], data_dir: Path) -> list[MigrationStatus]:
@@ -125,7 +152,7 @@ def _status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationSta
 def _assumed_status(tenant: Tenant, data_dir: Path, read: _ReadBranches) -> MigrationStatus:
     """Return the status that a tenant would have with an empty database."""
     try:
-        branches = read(tuple(tenant.blueprints), tenant.app_dir)
+        branches = read(tuple(tenant.blueprints), tenant.app_dir, tenant.migrations)
     except EndpointError as error:
         return MigrationStatus(tenant.name, "failed", reason=str(error))
     if not branches:

@@ -25,6 +25,7 @@ from pydantic import (
 
 from tenantry.database.options import parse_options
 from tenantry.database.url import check_database_url, parse_database_url
+from tenantry.endpoints.app_migrations import migrations_folder
 from tenantry.endpoints.app_reference import parse_app
 from tenantry.grammar import (
     check_host_name,
@@ -242,6 +243,14 @@ class Tenant(BaseModel):
         "module in this folder exists once for each tenant.",
         json_schema_extra={"default": "host setting"},
     )
+    migrations: str | None = Field(
+        None,
+        alias="MIGRATIONS",
+        examples=["migrations"],
+        description="Alembic or Flask-Migrate folder of `APP`, relative to `APP_DIR`, for "
+        "`tenantry db`. The host serves the tenant even while migrations are pending.",
+        json_schema_extra={"default": "none"},
+    )
     enabled: bool = Field(
         True,
         alias="ENABLED",
@@ -377,6 +386,19 @@ class Tenant(BaseModel):
         if value is not None and info.data.get("hosts"):
             raise ValueError("the tenant answers only to the names in 'HOSTS'; remove this key")
         return value
+
+    @field_validator("migrations")
+    @classmethod
+    def _check_migrations(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if info.data.get("app", "invalid") is None:
+            raise ValueError(
+                "only an existing application has this key; set 'APP', or remove 'MIGRATIONS' "
+                "(an endpoint has its own folder migrations)"
+            )
+        app_dir = info.data.get("app_dir")  # None if the value is invalid
+        return value if app_dir is None else str(migrations_folder(value, app_dir))
 
     @field_validator("database_uri")
     @classmethod

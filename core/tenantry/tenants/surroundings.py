@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tenantry.database.url import plain_file
+from tenantry.endpoints.app_migrations import migrations_paths
 from tenantry.endpoints.app_reference import app_paths, parse_app
 from tenantry.endpoints.finding import code_paths
 from tenantry.errors import Problem
@@ -66,12 +67,19 @@ def find_writers(tenants: Sequence[Tenant], tenants_dir: Path) -> Iterator[tuple
             owners |= dict.fromkeys(set(code_paths(*endpoint)) - owners.keys(), tenant.name)
         if tenant.app is not None and (tenant.app, tenant.app_dir) not in endpoints:
             endpoints.add((tenant.app, tenant.app_dir))
-            for path in app_paths(parse_app(tenant.app), tenant.app_dir):
+            for path in _code_of_app(tenant, tenant.app):
                 owners.setdefault(path, tenant.name)
     for path, owner in owners.items():
         if writers := describe_writers(path):
             text = f"{writers} can change this code, which the host runs"
             yield owner, Problem(display_path(path), f"{text}; run: {_own(path)}")
+
+
+def _code_of_app(tenant: Tenant, app: str) -> list[Path]:
+    paths = app_paths(parse_app(app), tenant.app_dir)
+    if tenant.migrations is not None:
+        paths += migrations_paths(Path(tenant.migrations))
+    return paths
 
 
 def find_open_data(tenants: Sequence[Tenant], data_dir: Path) -> Iterator[tuple[str, Problem]]:

@@ -3,6 +3,7 @@
 The module `uniqueness` compares the tenants with each other.
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -189,6 +190,8 @@ def validate_loaded(loaded: LoadedFile, settings: HostSettings) -> Tenant:
     app_dir = _app_dir(loaded.values, settings)
     problems += _missing_app(loaded.file, loaded.values.get("APP"), app_dir)
     problems += _missing_endpoints(loaded.file, _blueprints(loaded.values), app_dir)
+    if tenant is not None:
+        problems += _migrations_in_data(tenant, settings.data_dir)
     if tenant is None or problems:
         secrets = [*loaded.secrets, *secrets_in(loaded.values)]
         raise TenantFileError(
@@ -394,6 +397,17 @@ def _missing_app(file: str, app: object, app_dir: str) -> Iterator[Problem]:
         yield Problem(file, str(error), "APP")
     except ValueError:  # the model reports a value that is not in gunicorn's notation
         return
+
+
+def _migrations_in_data(tenant: Tenant, data_dir: Path) -> Iterator[Problem]:
+    """Yield a problem if a tenant could write the code that `tenantry db` runs."""
+    data = Path(os.path.realpath(data_dir))
+    if tenant.migrations and Path(os.path.realpath(tenant.migrations)).is_relative_to(data):
+        text = (
+            f"{tenant.migrations} is in the data folder {data_dir}, where tenants write; move it "
+            "to the application's code."
+        )
+        yield Problem(tenant.file, text, "MIGRATIONS")
 
 
 def _missing_endpoints(file: str, blueprints: Sequence[object], app_dir: str) -> Iterator[Problem]:
