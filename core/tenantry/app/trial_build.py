@@ -6,14 +6,9 @@ then builds the remaining tenants.
 """
 
 import json
-import os
 import pickle
-import select
-import signal
-import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +16,9 @@ from typing import Self
 
 from pydantic import SecretStr
 
+from tenantry.app.trial_process import TrialProcess
 from tenantry.database.url import default_database_url
 from tenantry.errors import Problem
-from tenantry.python_process import describe_exit, python_command
-from tenantry.tenants.loader_child import write_frame
 from tenantry.tenants.model import Tenant
 
 BUILD_TIMEOUT_S = 10.0
@@ -38,9 +32,6 @@ START_TIMEOUT_S = 30.0
 
 On an idle machine, importing Flask takes 0.5 s.
 """
-
-EXIT_TIMEOUT_S = 1.0
-"""How long to wait for the exit status of a child process that has closed its pipe."""
 
 APP = "APP"
 """The key of the part of a tenant that is an existing application."""
@@ -202,44 +193,28 @@ class _Child:
 
     def __init__(self, tenants: Sequence[Tenant], data_dir: Path) -> None:
         self._tenants = tenants
-        self._received = bytearray()
-        self._process = subprocess.Popen(  # noqa: S603 - the command runs a module of Tenantry
-            python_command(f"from {__package__}.trial_build_process import main; main()"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
+        self._process = TrialProcess(
+            f"from {__package__}.trial_build_process import main; main()",
+            pickle.dumps((tenants, data_dir.absolute())),
         )
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise RuntimeError("the child process has no pipes")
-        self._stdin, self._stdout = stdin, stdout
-        with suppress(BrokenPipeError):  # the child process has already ended
-            write_frame(stdin.fileno(), pickle.dumps((tenants, data_dir.absolute())))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with suppress(ProcessLookupError):  # the child has already ended
-            # Killing the process group also ends processes that endpoints started.
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._stdin.close()
-        self._stdout.close()
-        self._process.wait()
+    def __exit__(self, *error: object) -> None:
+        self._process.__exit__(*error)
 
     def is_ready(self) -> bool:
         """Wait for the start of the child process.
 
         Return False if the process does not start in time.
         """
-        return self._next_answer(START_TIMEOUT_S) == b"{}"
+        return self._process.next_line(START_TIMEOUT_S) == b"{}"
 
     def results(self) -> Iterator[TrialFailure | TrialSuccess]:
         """Yield the result of each build, up to the first build that ends or hangs the process."""
         for _ in self._tenants:
-            line = self._next_answer(BUILD_TIMEOUT_S)
+            line = self._process.next_line(BUILD_TIMEOUT_S)
             try:
                 answer = json.loads(line or b"")
                 result = (
@@ -248,26 +223,6 @@ class _Child:
                     else TrialFailure(answer["text"], answer["part"])
                 )
             except (ValueError, LookupError, TypeError):  # the output is not a valid line
-                yield TrialFailure(self._describe_end(), is_fatal=True)
+                yield TrialFailure(self._process.describe_end(BUILD_TIMEOUT_S), is_fatal=True)
                 return
             yield result
-
-    def _next_answer(self, timeout_s: float) -> bytes | None:
-        """Return the next line of the child process, or None if it ends or exceeds the timeout."""
-        deadline = time.monotonic() + timeout_s
-        poll = select.poll()
-        poll.register(self._stdout.fileno(), select.POLLIN)
-        while b"\n" not in self._received:
-            if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
-                return None
-            part = os.read(self._stdout.fileno(), 1 << 16)
-            if not part:
-                return None
-            self._received += part
-        line, _, self._received = self._received.partition(b"\n")
-        return bytes(line)
-
-    def _describe_end(self) -> str:
-        with suppress(subprocess.TimeoutExpired):
-            return f"ends its process ({describe_exit(self._process.wait(EXIT_TIMEOUT_S))})"
-        return f"does not finish in {BUILD_TIMEOUT_S:g} s"
