@@ -89,7 +89,6 @@ def test_a_missing_folder_is_one_line_and_exit_1(tenantry: Tenantry, tenants_dir
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (("adopt", "shop:app"), "adopt"),
         (("domains", "--check"), "domains"),
         (("backup", "--all", "folder", "--keep=3"), "backup --all --keep"),
         (("restore", "acme.capsule", "--verify"), "restore --verify"),

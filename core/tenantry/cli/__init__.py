@@ -26,9 +26,9 @@ from tenantry.settings import SettingsError
 from tenantry.tenants.secrets import SecretError
 
 COMMANDS = (
-    "audit", "backup", "check", "clone", "db", "disable", "enable", "endpoint", "get", "key",
-    "list", "maintenance", "new", "plan", "remove", "rename", "restart", "restore", "routes", "run",
-    "secret", "serve", "show", "top", "usage",
+    "adopt", "audit", "backup", "check", "clone", "db", "disable", "enable", "endpoint", "get",
+    "key", "list", "maintenance", "new", "plan", "remove", "rename", "restart", "restore", "routes",
+    "run", "secret", "serve", "show", "top", "usage",
 )  # fmt: skip
 """Names of all commands.
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import click
 
 LATER = {
-    "adopt": (),
     "backup": ("--all", "--keep"),
     "domains": (),
     "hosts": (),

@@ -68,6 +68,6 @@ def command(name: str, endpoints: tuple[str, ...], prefix: str | None) -> None:
         address = new_address(settings, name, prefix)
     except TenantryError as error:
         raise click.UsageError(str(error)) from error
-    path, secret_path = create_tenant(settings, name, endpoints, prefix)
+    path, secret_path = create_tenant(settings, name, endpoints=endpoints, prefix=prefix)
     click.echo(f"{path}: answers at {address.text}; the secret is in {secret_path}.")
     print_leftovers(settings)

@@ -3,9 +3,10 @@
 The commands `new`, `restore` and `clone` use this module. No function replaces an existing file.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,12 +28,17 @@ from tenantry import secret
 
 APP_NAME = "{name}"
 {prefix}SECRET_KEY = secret("{variable}")
-BLUEPRINTS = [{endpoints}]
-'''
+{code}'''
 
 
 def create_tenant(
-    settings: HostSettings, name: str, endpoints: Sequence[str], prefix: str | None
+    settings: HostSettings,
+    name: str,
+    *,
+    endpoints: Sequence[str] = (),
+    app: str | None = None,
+    app_dir: Path | None = None,
+    prefix: str | None = None,
 ) -> tuple[Path, Path]:
     """Write a tenant file and a new secret key, and return the paths of the two files.
 
@@ -40,6 +46,8 @@ def create_tenant(
         settings: the host's settings.
         name: a valid tenant name.
         endpoints: names for `BLUEPRINTS`.
+        app: a valid value of `APP`.
+        app_dir: the value of `APP_DIR`; None for the host's setting.
         prefix: a valid URL prefix; None for `/NAME`.
 
     Raises:
@@ -52,12 +60,8 @@ def create_tenant(
     check_name_is_free(settings, name)
     check_secret_is_used(variable)
     check_address_is_free(settings, new_address(settings, name, prefix))
-    text = _TEMPLATE.format(
-        name=name,
-        prefix="" if prefix is None else f'URL_PREFIX = "{prefix}"\n',
-        variable=variable,
-        endpoints=", ".join(f'"{endpoint}"' for endpoint in endpoints),
-    )
+    keys = {"APP": app, "APP_DIR": None if app_dir is None else str(app_dir)}
+    text = _tenant_text(name, prefix, keys, endpoints)
     create_secret(variable, data_dir)
     try:
         write_tenant_file(path, text)
@@ -65,6 +69,25 @@ def create_tenant(
         secret_path.unlink(missing_ok=True)
         raise
     return path, secret_path
+
+
+def _tenant_text(
+    name: str, prefix: str | None, keys: Mapping[str, str | None], endpoints: Sequence[str]
+) -> str:
+    code = "".join(f"{key} = {_quoted(text)}\n" for key, text in keys.items() if text is not None)
+    if endpoints:
+        code += f"BLUEPRINTS = [{', '.join(map(_quoted, endpoints))}]\n"
+    return _TEMPLATE.format(
+        name=name,
+        prefix="" if prefix is None else f"URL_PREFIX = {_quoted(prefix)}\n",
+        variable=secret_variable(name),
+        code=code,
+    )
+
+
+def _quoted(text: str) -> str:
+    """Return a Python string with double quotes, if the text allows them."""
+    return json.dumps(text, ensure_ascii=False) if text.isprintable() else repr(text)
 
 
 def check_name_is_free(settings: HostSettings, name: str) -> None:
