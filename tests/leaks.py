@@ -382,7 +382,7 @@ def settings_of_acme() -> dict[str, object]:
         },
         "EXPORT_FOLDER": "exports",
         "UPLOAD_PATH": "/srv/uploads",
-        "CACHE_REDIS_URL": "redis://localhost",
+        "EVENTS_REDIS_URL": "redis://localhost",
         "QUEUE_REDIS_URL": "redis://localhost/1",
         "QUEUE_KEY_PREFIX": "acme:",
         "STATIC_FOLDER": "static",
@@ -414,7 +414,7 @@ def unsafe_settings(data_dir: Path) -> dict[str, tuple[str, object]]:
         "shared-database:SQLALCHEMY_BINDS-late": ("SQLALCHEMY_BINDS", binds),
         "shared-folder:EXPORT_FOLDER": ("EXPORT_DIR", str(Path.cwd() / "exports")),
         "shared-folder:UPLOAD_PATH": ("UPLOADED_FILES_DEST", "/srv/./uploads"),
-        "shared-store:CACHE_REDIS_URL": ("CACHE_REDIS_URL", "rediss://:pw@127.0.0.1:6379/0"),
+        "shared-store:EVENTS_REDIS_URL": ("EVENTS_REDIS_URL", "rediss://:pw@127.0.0.1:6379/0"),
         "shared-client-key:CLIENTS-web": ("CLIENTS", {"else": hash_client_key(KEY)}),
         "shared-token:shop": ("OIDC", ISSUER | {"claims": {"role": "buyer"}}),
     }  # fmt: skip
