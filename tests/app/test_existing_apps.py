@@ -179,6 +179,7 @@ def test_server_sent_events(serve: Serve) -> None:
         assert [b'data: "acme"\n\n'] == list(parts)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("app", "folder", "findings"),
     [

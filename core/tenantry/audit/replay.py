@@ -96,7 +96,7 @@ class _Issued:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class _Admitted:
     """What a tenant accepts."""
 
     accepted: list[Acceptance]
@@ -278,14 +278,14 @@ class _Target:
 
     def tried(
         self, own: _Issued, others: Sequence[_Issued], tenants: Sequence[AuditedTenant]
-    ) -> _Trial:
+    ) -> _Admitted:
         """Try the values of the tenant itself, and of all other tenants."""
         if reason := self._why_own_is_rejected(own):
             self.problem = reason
         accepted = self._accepted(others)
         if self._is_authenticated:
             accepted += self._accepted_keys(tenants)
-        return _Trial(accepted, is_open=self._is_authenticated and self._admits(key=""))
+        return _Admitted(accepted, is_open=self._is_authenticated and self._admits(key=""))
 
     def forget(self, own: _Issued) -> None:
         """Let the app remove the session that `issue` has stored."""
