@@ -103,7 +103,7 @@ def test_a_sibling_that_hangs_does_not_delay_the_start(
 def test_a_new_worker_accepts_what_its_siblings_have_accepted(
     host: Host, settings: HostSettings, write_tenant: Callable[..., Path]
 ) -> None:
-    """A new worker prefers the tenants that other workers have accepted."""
+    """If two tenants claim one address, a new worker serves the tenant that other workers serve."""
     write_tenant("globex", URL_PREFIX="/shop")
     host.load()
     host._open_control_socket()

@@ -121,7 +121,7 @@ def test_bytes_that_the_client_does_not_accept_wait_without_a_thread(
 def test_bytes_stay_in_order_when_the_client_catches_up(
     connection: Connection, exchange: Exchange, client: socket.socket
 ) -> None:
-    """A chunk that is sent while earlier chunks wait comes after them."""
+    """A chunk that the app sends while earlier chunks are queued reaches the client after them."""
     chunks = [bytes([number]) * 20_000 for number in range(100)]
     reading = Reading(client, sum(map(len, chunks)), at_once=5_000)
     for chunk in chunks:

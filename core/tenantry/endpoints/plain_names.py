@@ -1,4 +1,4 @@
-"""Resolves the plain name of a tenant's module when a library imports the module by name.
+"""Lets libraries import a tenant's module by the name that the tenant's code uses.
 
 An import statement in a tenant's code finds private modules without this module
 (`private_code.modules`). This module adds the same to the functions with which libraries import

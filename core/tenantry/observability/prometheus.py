@@ -88,7 +88,7 @@ class MetricsPage:
 
 
 def limit_tenants(used: Mapping[str, Counts]) -> dict[str, Counts]:
-    """Return the first `MAX_TENANTS` tenants with requests, and the sum of all other tenants."""
+    """Return the counts of up to `MAX_TENANTS` used tenants, and the sum for all others."""
     busy = {name: counts for name, counts in used.items() if counts.requests or counts.overdue}
     named = [(name, counts) for name, counts in busy.items() if name not in {OTHER, OVERFLOW}]
     shown = dict(named[:MAX_TENANTS])

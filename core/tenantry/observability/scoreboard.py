@@ -150,7 +150,7 @@ class Row:
         return self._memory[0] == _STOPPING
 
     def free(self) -> None:
-        """Release the row for another process. Call `free` once, after the end of the process."""
+        """Release the row. Call `free` once, after the process that owns the row has ended."""
         self._memory[0] = _FREE
 
 

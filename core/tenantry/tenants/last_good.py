@@ -81,7 +81,7 @@ class LastGood:
             self.forget(name)
 
     def note_accepted(self, tenant: Tenant) -> None:
-        """Record a tenant that is known to be valid, unless an earlier version has served."""
+        """Record a valid tenant, unless a version of this tenant is already recorded."""
         if tenant.name not in self.claims:
             self.note_built(tenant)
 

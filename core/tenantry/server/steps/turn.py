@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Turns:
     """Lets a request run now, or after other requests of the same tenant.
 
-    Only the leader uses this class.
+    Not thread-safe: only the leader of the loop uses this class.
 
     Args:
         protocol: the other steps.
