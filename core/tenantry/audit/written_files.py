@@ -103,7 +103,8 @@ def shared_files(
     reported: list[str] = []
     for path, names in sorted(files.paths().items()):
         folders = {path, *map(str, PurePath(path).parents)}
-        outside = [name for name in names if own[name] not in folders]
+        built = own.keys() & names  # a tenant that cannot be built also writes files
+        outside = [name for name in built if own[name] not in folders]
         owner = next((name for name, folder in own.items() if folder in folders), "")
         is_shared = bool(owner and outside) or (len(outside) > 1 and not _is_own(path, host))
         if is_shared and folders.isdisjoint(reported):
