@@ -19,7 +19,6 @@ from tenantry.endpoints.loading import (
     load_endpoint,
     registration_errors,
 )
-from tenantry.endpoints.mapped_classes import resolve_plain_paths
 from tenantry.endpoints.plain_names import resolve_plain_names, using
 from tenantry.endpoints.signal_receivers import confine_receivers
 from tenantry.errors import ApplicationError
@@ -73,7 +72,6 @@ def create_app(
     """
     lock_library_functions()
     resolve_plain_names()
-    resolve_plain_paths()
     confine_receivers()
     data_dir = (data_dir or read_settings().data_dir).absolute()
     tenant = config if isinstance(config, Tenant) else tenant_of(config, data_dir)

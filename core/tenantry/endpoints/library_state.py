@@ -1,4 +1,4 @@
-"""Gives each tenant its own part of the global state of Celery and marshmallow.
+"""Gives each tenant its own part of the global state of Celery, marshmallow and SQLAlchemy.
 
 Celery and marshmallow keep tasks, apps and schema classes in module-level objects. With plain
 objects, `@shared_task` of one tenant would send jobs to the broker of another tenant, and the
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, MutableSet
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
+from tenantry.endpoints.mapped_classes import resolve_plain_paths
 from tenantry.endpoints.plain_names import current_modules, using
 from tenantry.private_code.modules import PrivateModules, build_defining
 from tenantry.private_code.names import private_name, tenant_of
@@ -32,17 +33,21 @@ _logger = logging.getLogger(__name__)
 
 def adapt_libraries() -> None:
     """Adapt the libraries that are imported by now, once in each process."""
-    for name in ("celery", "marshmallow"):
+    for name in ("celery", "marshmallow", "sqlalchemy.orm"):
         if name in sys.modules:
             _adapt(name)
 
 
 @cache
 def _adapt(name: str) -> None:
-    adapt = _adapt_celery if name == "celery" else _adapt_marshmallow
+    adapters: dict[str, Callable[[], object]] = {
+        "celery": _adapt_celery,
+        "marshmallow": _adapt_marshmallow,
+        "sqlalchemy.orm": resolve_plain_paths,
+    }
     try:
         with _LOCK:
-            adapt()
+            adapters[name]()
     except (AttributeError, ImportError) as error:
         # This version of the library has other objects. The audit finds what tenants share.
         _logger.warning("library.not_separated", extra={"reason": f"{name}: {error}"})

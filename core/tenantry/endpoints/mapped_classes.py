@@ -6,11 +6,12 @@ private module's name contains the tenant.
 
 from contextlib import suppress
 from functools import cache, wraps
-from typing import Any
-
-from sqlalchemy.orm.clsregistry import _class_resolver
+from typing import TYPE_CHECKING, Any
 
 from tenantry.private_code.names import owner_of, private_name
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm.clsregistry import _class_resolver
 
 
 @cache
@@ -19,10 +20,12 @@ def resolve_plain_paths() -> None:
 
     The class that has the relationship decides which tenant a plain path belongs to.
     """
+    from sqlalchemy.orm.clsregistry import _class_resolver  # noqa: PLC0415 - takes 0.3 s
+
     access = _class_resolver._access_cls  # noqa: SLF001 - the registry has no public hook
 
     @wraps(access)
-    def access_of_tenant(self: _class_resolver, key: str) -> Any:
+    def access_of_tenant(self: "_class_resolver", key: str) -> Any:
         try:
             return access(self, key)
         except KeyError:
