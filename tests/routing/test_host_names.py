@@ -152,7 +152,8 @@ CLAIMED = {"shop.test", "www.shop.test", "old.test", "shared.test", "closed.test
 @given(host=HOST, path=PATH)
 def test_only_a_tenant_that_claims_an_address_answers(router: Router, host: str, path: str) -> None:
     """For any host name and path, the owner of the address answers, or else the host."""
-    bare = host[: host.rindex(":")] if host.rpartition(":")[2].isdecimal() else host.rstrip(":")
+    before, colon, port = host.rpartition(":")
+    bare = before if colon and port.isdecimal() else host.rstrip(":")
     name = bare.lower().removesuffix(".")
     prefixes = CLAIMS.get(name, {}) if name in CLAIMED else CLAIMS[""]
     owners = [owner for prefix, owner in prefixes.items() if f"{path}/".startswith(f"{prefix}/")]
