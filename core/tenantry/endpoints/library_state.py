@@ -3,7 +3,8 @@
 Celery and marshmallow keep tasks, apps and schema classes in module-level objects. With plain
 objects, `@shared_task` of one tenant would send jobs to the broker of another tenant, and the
 schema classes of two tenants would have the same name. This module replaces these objects once in
-each process, as soon as a tenant's code has imported the library.
+each process, as soon as a tenant's code has imported the library. In SQLAlchemy, it only adds the
+look-up of plain paths (`mapped_classes`).
 """
 
 import logging
