@@ -115,7 +115,7 @@ def test_the_fixtures_build_the_chosen_tenants(project: Path) -> None:
         ("ERROR", "test_lower_case"),
     } == set(outcomes), output
     assert "no endpoint named 'landin'; did you mean 'landing'?" in output
-    assert "the marker 'tenant' has ['landing'], which is no name; write" in output
+    assert "the marker 'tenant' has ['landing'], but a name is text; write" in output
     assert "the marker 'tenant' has 'blueprints'; keys are upper-case." in output
     assert "Traceback" not in output
 

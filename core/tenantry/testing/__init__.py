@@ -131,7 +131,7 @@ def _choice(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], dict[str, 
     if wrong := [repr(name) for name in names if not isinstance(name, str)]:
         remedy = 'write @pytest.mark.tenant("acme") or @pytest.mark.tenant(BLUEPRINTS=["notes"])'
         pytest.fail(
-            f"the marker 'tenant' has {wrong[0]}, which is no name; {remedy}", pytrace=False
+            f"the marker 'tenant' has {wrong[0]}, but a name is text; {remedy}", pytrace=False
         )
     if wrong := [key for key in keys or () if not key.isupper()]:
         pytest.fail(f"the marker 'tenant' has {wrong[0]!r}; keys are upper-case.", pytrace=False)
